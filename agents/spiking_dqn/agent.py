@@ -1,0 +1,213 @@
+"""SpikingDQN: stable-baselines3's DQN whose Q-network spikes, with double Q-learning and files without pickle."""
+
+import io
+import pathlib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from torch.nn import functional
+
+from snnrl.agents.spiking_dqn import storage
+from snnrl.agents.spiking_dqn.policy import (
+    SpikingCnnPolicy,
+    SpikingDQNPolicy,
+    SpikingMlpPolicy,
+    SpikingMultiInputPolicy,
+)
+from snnrl.errors import UserError
+from snnrl.networks import NetworkState, calibrating, neurons_of, reset_rows
+
+SCRATCH_PERCENTILE = 90.0
+"""Thresholds of a network trained from scratch: this percentile of the first batch's pre-activations, as in conversion."""
+
+
+class SpikingDQN(DQN):
+    """Deep Q-learning with a spiking Q-network; everything that SB3 documents of ``DQN`` holds.
+
+    Added: ``T`` timesteps per decision (default 1; None trains the ordinary network), ``double_q`` (van Hasselt et al.
+    2016, arXiv 1509.06461; default on), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
+    environment by itself (SB3 draws one coin for the whole batch).
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SpikingMlpPolicy,
+        "CnnPolicy": SpikingCnnPolicy,
+        "MultiInputPolicy": SpikingMultiInputPolicy,
+        "SpikingMlpPolicy": SpikingMlpPolicy,
+        "SpikingCnnPolicy": SpikingCnnPolicy,
+        "SpikingMultiInputPolicy": SpikingMultiInputPolicy,
+    }
+    policy: SpikingDQNPolicy
+
+    def __init__(
+        self,
+        policy: str | type[SpikingDQNPolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        T: int | None = 1,
+        double_q: bool = True,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.double_q = double_q
+        # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
+        self.calibrated = False
+        super().__init__(policy, env, *args, policy_kwargs={"T": T} | (policy_kwargs or {}), **kwargs)
+
+    @property
+    def T(self) -> int | None:
+        """Timesteps per decision; None for the ordinary network."""
+        return self.policy.T
+
+    def reduce_to(self, steps: int) -> None:
+        """Decide in ``steps`` timesteps from now on, with the same weights, thresholds and leaks.
+
+        Raises:
+            UserError: the network does not spike, or ``steps`` is out of range.
+        """
+        self.policy.reduce_to(steps)
+        self.policy_kwargs["T"] = steps
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss.
+
+        Without ``double_q`` the target network also chooses the action, as in SB3.
+        Source: arXiv 1509.06461, Eq. 4; the rest is SB3's DQN.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if not self.calibrated:
+            self._calibrate(batch_size)
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            assert self.replay_buffer is not None
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            discounts = self.gamma if batch.discounts is None else batch.discounts
+            with torch.no_grad():
+                next_values = self.q_net_target(batch.next_observations)
+                chooser = self.q_net(batch.next_observations) if self.double_q else next_values
+                next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+                target = batch.rewards + (1 - batch.dones) * discounts * next_value
+            value = self.q_net(batch.observations).gather(1, batch.actions.long())
+            loss = functional.smooth_l1_loss(value, target)
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            losses.append(loss.item())
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(f"the loss is not finite after {self.num_timesteps} steps: lower the learning rate")
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", float(np.mean(losses)))
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]],
+        state: Any = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray[Any, Any], Any]:
+        """Return actions ``(B,)`` and the state; unless ``deterministic``, each row explores with its own coin.
+
+        With ``policy_kwargs=dict(carry=True)`` the state holds the potentials after this decision.
+        """
+        if self.policy.carry and self.T is not None:
+            actions, state = self._predict_carrying(observation, state, episode_start)
+        else:
+            actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        if not deterministic:
+            rows = np.atleast_1d(actions).copy()
+            for row in np.flatnonzero(np.random.random(len(rows)) < self.exploration_rate):  # noqa: NPY002 SB3's source
+                rows[row] = self.action_space.sample()
+            actions = rows.reshape(np.shape(actions))
+        return actions, state
+
+    def _predict_carrying(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        tensor, vectorized = self.policy.obs_to_tensor(observation)
+        self.policy.set_training_mode(False)
+        if state is not None and episode_start is not None:
+            state = reset_rows(NetworkState(*state), torch.as_tensor(episode_start, device=self.device).bool())
+        q_values, after = self.policy.q_net.decide(tensor, state)
+        actions = q_values.argmax(dim=1).cpu().numpy()
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions + self.action_space.start
+        return (actions if vectorized else actions.squeeze(0)), after
+
+    def _calibrate(self, batch_size: int) -> None:
+        """Give a network trained from scratch thresholds that let its layers fire, in both networks."""
+        self.calibrated = True
+        if self.T is None or not neurons_of(self.q_net):
+            return
+        assert self.replay_buffer is not None
+        batch = self.replay_buffer.sample(max(batch_size, 256), env=self._vec_normalize_env)
+        with torch.no_grad(), calibrating(self.q_net, SCRATCH_PERCENTILE):
+            self.q_net(batch.observations)
+        self.q_net_target.load_state_dict(self.q_net.state_dict())
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SpikingDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> "SpikingDQN":
+        """Train for ``total_timesteps`` environment steps (SB3's loop and callbacks)."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write the agent as a zip of safetensors and JSON; ``.zip`` is added to a path without a suffix."""
+        storage.save_agent(self, path, set(exclude or ()) - set(include or ()))
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> "SpikingDQN":
+        """Read an agent written by :meth:`save`; nothing is unpickled.
+
+        Raises:
+            UserError: the file is missing, damaged or foreign, or needs ``custom_objects``.
+        """
+        return storage.load_agent(cls, path, env, device, custom_objects or {}, print_system_info, force_reset, kwargs)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Write the replay buffer as a zip of safetensors and JSON."""
+        storage.save_replay(self, path)
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Read a replay buffer written by :meth:`save_replay_buffer`; nothing is unpickled.
+
+        Raises:
+            UserError: the file is damaged, or belongs to another kind of agent.
+        """
+        storage.load_replay(self, path)
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise UserError(f"unknown policy {policy_name!r}; known: {', '.join(self.policy_aliases)}")
+        return self.policy_aliases[policy_name]

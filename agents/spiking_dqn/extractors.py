@@ -1,0 +1,100 @@
+"""Feature extractors whose activations are slots, so that in SB3's Cnn and MultiInput policies the extractor itself spikes."""
+
+from collections.abc import Callable
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from snnrl.errors import UserError, did_you_mean
+from snnrl.networks import fill_slots, nature_cnn, output_width, small_conv
+from snnrl.neurons import ExpandTime
+
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"nature": nature_cnn, "small": small_conv}
+
+
+class SlottedExtractor(BaseFeaturesExtractor):
+    """A feature extractor that can spike; any other extractor counts as dense."""
+
+    def fill(self, neuron: str, steps: int) -> bool:
+        """Let neurons fill the slots, in place; return whether the features then differ from step to step."""
+        raise NotImplementedError
+
+
+class SlottedCNN(SlottedExtractor):
+    """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by the Nature or the small convolutional network."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        network: str = "nature",
+        batch_norm: bool = False,
+        normalized_image: bool = False,
+    ) -> None:
+        if network not in NETWORKS:
+            raise UserError(f"unknown network {network!r}{did_you_mean(network, NETWORKS)}")
+        shape = observation_space.shape
+        if len(shape) != 3:
+            raise UserError(f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}")
+        try:
+            cnn = NETWORKS[network](shape, features_dim, batch_norm=batch_norm)
+        except RuntimeError as error:
+            raise UserError(f"images of shape {shape} are too small for the {network} network's kernels") from error
+        super().__init__(observation_space, output_width(cnn, shape))
+        self.cnn = cnn
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return features ``(B, features_dim)``, or ``(T * B, features_dim)`` once filled."""
+        features: Tensor = self.cnn(observations)
+        return features
+
+    def fill(self, neuron: str, steps: int) -> bool:
+        """Let every activation spike, the fully connected layer's included."""
+        fill_slots(self.cnn, neuron, steps, encoder=True)
+        return True
+
+
+class SlottedCombined(SlottedExtractor):
+    """Dict observations: a convolutional network per image, everything else flattened, all joined."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        cnn_output_dim: int = 256,
+        network: str = "nature",
+        batch_norm: bool = False,
+        normalized_image: bool = False,
+    ) -> None:
+        extractors: dict[str, nn.Module] = {}
+        width = 0
+        for key, space in observation_space.spaces.items():
+            if is_image_space(space, normalized_image=normalized_image):
+                assert isinstance(space, spaces.Box)
+                extractors[key] = SlottedCNN(space, cnn_output_dim, network, batch_norm)
+                width += cnn_output_dim
+            else:
+                extractors[key] = nn.Flatten()
+                width += get_flattened_obs_dim(space)
+        super().__init__(observation_space, width)
+        self.extractors = nn.ModuleDict(extractors)
+        self.at_every_step: nn.Module = nn.Identity()
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """Return the joined features ``(B, F)``, or ``(T * B, F)`` once filled and if there is an image."""
+        parts = []
+        for key, extractor in self.extractors.items():
+            part = extractor(observations[key])
+            parts.append(part if isinstance(extractor, SlottedCNN) else self.at_every_step(part))
+        return torch.cat(parts, dim=1)
+
+    def fill(self, neuron: str, steps: int) -> bool:
+        """Let the images' networks spike and repeat the other inputs at every step."""
+        images = [extractor for extractor in self.extractors.values() if isinstance(extractor, SlottedCNN)]
+        for extractor in images:
+            extractor.fill(neuron, steps)
+        if images:
+            self.at_every_step = ExpandTime(steps)
+        return bool(images)

@@ -1,0 +1,83 @@
+"""The table of our environments, their registration with gymnasium, and ``make`` with a helpful error."""
+
+import difflib
+from typing import Any, NamedTuple
+
+import gymnasium
+
+from snnrl.errors import UserError, did_you_mean
+
+
+class _Entry(NamedTuple):
+    entry_point: str
+    description: str
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
+
+
+_TABLE = {
+    "snnrl/PixelCartPole-v0": _Entry(
+        "snnrl.envs.cartpole:PixelCartPole",
+        "CartPole-v1 from its last three grey frames, uint8 (3, 40, 90)",
+        500,
+        475.0,
+    ),
+    "snnrl/PixelCartPolePaper-v0": _Entry(
+        "snnrl.envs.cartpole:PixelCartPolePaper",
+        "CartPole from the difference of two RGB screens, float32 (3, 40, 90), endless: the paper's protocol",
+    ),
+    "snnrl/ProbeConstant-v0": _Entry("snnrl.envs.probe:ProbeConstant", "one step, reward 1: tests the loss"),
+    "snnrl/ProbeObservation-v0": _Entry(
+        "snnrl.envs.probe:ProbeObservation", "one step, reward by observation: tests the network's input"
+    ),
+    "snnrl/ProbeDelayed-v0": _Entry(
+        "snnrl.envs.probe:ProbeDelayed", "two steps, reward at the end: tests the discount"
+    ),
+    "snnrl/ProbeAction-v0": _Entry(
+        "snnrl.envs.probe:ProbeAction", "one step, reward by action: tests the choice of actions", reward_threshold=1.0
+    ),
+    "snnrl/ProbePolicy-v0": _Entry(
+        "snnrl.envs.probe:ProbePolicy",
+        "one step, reward by observation and action: tests the policy",
+        reward_threshold=1.0,
+    ),
+    "snnrl/ProbePixels-v0": _Entry(
+        "snnrl.envs.probe:ProbePixels",
+        "one step, the bright half of an image decides: tests convolutions",
+        reward_threshold=1.0,
+    ),
+}
+
+ENVIRONMENTS: dict[str, str] = {env_id: entry.description for env_id, entry in _TABLE.items()}
+
+
+def register() -> None:
+    """Register every environment of the table with gymnasium, those already there excepted."""
+    for env_id, entry in _TABLE.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point=entry.entry_point,
+                max_episode_steps=entry.max_episode_steps,
+                reward_threshold=entry.reward_threshold,
+            )
+
+
+def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Return ``gymnasium.make(env_id, **kwargs)``; ids under ``snnrl/`` and ``ALE/`` need no import by the caller.
+
+    Raises:
+        UserError: no environment has this id, or a package that it needs is missing.
+    """
+    if env_id.startswith("ALE/"):
+        import ale_py  # noqa: F401 - registers its environments
+    try:
+        return gymnasium.make(env_id, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError(f"{env_id} needs a package: {error}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        name = env_id.split(":")[-1]  # after an optional module to import
+        if name in gymnasium.registry:
+            raise
+        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
+        raise UserError(f"unknown environment {env_id!r}{did_you_mean(name, [*ENVIRONMENTS, *near])}") from error

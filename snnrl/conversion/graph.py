@@ -1,0 +1,108 @@
+"""Trace a network with torch.fx and sort its operations by what they mean for spikes."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_arg
+from torch.nn import functional
+
+from snnrl.errors import UserError
+from snnrl.neurons import SpikingNeuron
+
+EXACT_ACTIVATIONS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
+"""Activations whose spiking counterpart tends to the same values as T grows."""
+
+INEXACT_ACTIVATIONS = {
+    *(nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU, nn.ReLU6, nn.Softplus),
+    *(torch.tanh, torch.sigmoid, functional.tanh, functional.sigmoid, functional.gelu, functional.silu, functional.mish),
+    *(functional.elu, functional.selu, functional.celu, functional.leaky_relu, functional.relu6, functional.softplus),
+    *("tanh", "tanh_", "sigmoid", "sigmoid_"),
+}
+"""Activations that spikes only replace, so that the network must be distilled afterwards."""
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+TRANSPARENT = {
+    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    *(torch.flatten, functional.dropout, functional.avg_pool2d, functional.adaptive_avg_pool2d),
+    *("flatten", "view", "reshape", "contiguous", "permute", "transpose"),
+}
+"""Operations that pass a constant factor of their input on to their output."""
+
+SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "sub", "mean", torch.mean, torch.cat}
+"""Linear operations on several inputs of the same scale."""
+
+SHAPES = {"size", "dim", getattr, operator.getitem}
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, SpikingNeuron) or super().is_leaf_module(module, qualified_name)
+
+
+def trace(network: nn.Module) -> fx.GraphModule:
+    """Return ``network`` as a graph that shares its parameters and module names.
+
+    Raises:
+        UserError: its forward depends on values that are only known when it runs.
+    """
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(network)
+    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{type(network).__name__} cannot be traced ({reason}): its forward must not branch on tensor values; "
+            "rewrite that part, or convert the sub-module that holds the layers"
+        ) from error
+    return fx.GraphModule(network, graph)
+
+
+def operation(graph: fx.GraphModule, node: fx.Node) -> Any:
+    """Return what a node does: the class of the module it calls, the function, or the method's name."""
+    return type(graph.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+
+
+def describe(graph: fx.GraphModule, node: fx.Node) -> str:
+    """Name a node for an error message, as a user knows it."""
+    what = operation(graph, node)
+    name = what if isinstance(what, str) else getattr(what, "__name__", str(what))
+    return f"{name} at {node.target if node.op == 'call_module' else node.name!r}"
+
+
+def is_activation(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Say whether the node is an activation that a spiking neuron can replace."""
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return False
+    what = operation(graph, node)
+    return what in EXACT_ACTIVATIONS or what in INEXACT_ACTIVATIONS
+
+
+def slot_name(graph: fx.GraphModule, node: fx.Node, taken: set[str]) -> str:
+    """Return a module path for the activation: its own, or a new one for a function or a module used twice."""
+    name = str(node.target) if node.op == "call_module" else node.name
+    while name in taken or (node.op != "call_module" and hasattr(graph, name)):
+        name += "_again"
+    return name
+
+
+def timed_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes whose value differs from step to step: activations and all that follows from them."""
+    timed: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op in ("placeholder", "get_attr") or node.target in ("size", "dim"):
+            continue
+        after_spikes = any(source in timed for source in node.all_input_nodes)
+        if is_activation(graph, node) or (after_spikes and node.target is not getattr):
+            timed.add(node)
+    return timed
+
+
+def replace_input(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Let ``node`` read ``new`` where it read ``old``."""
+    substitute: Callable[[fx.Node], fx.Node] = lambda source: new if source is old else source  # noqa: E731
+    node.args = map_arg(node.args, substitute)
+    node.kwargs = map_arg(node.kwargs, substitute)

@@ -1,0 +1,38 @@
+"""Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
+
+from snnrl.networks.layers import block, conv_features, output_width
+from snnrl.networks.mlp import DuelingMLP, mlp
+from snnrl.networks.nature_cnn import nature_cnn
+from snnrl.networks.small_conv import small_conv
+from snnrl.networks.spiking import (
+    NetworkState,
+    SpikingNetwork,
+    calibrating,
+    carried,
+    change_steps,
+    constrain,
+    fill_slots,
+    neurons_of,
+    reset_rows,
+    spike_counts,
+)
+
+__all__ = [
+    "DuelingMLP",
+    "NetworkState",
+    "SpikingNetwork",
+    "block",
+    "calibrating",
+    "carried",
+    "change_steps",
+    "constrain",
+    "conv_features",
+    "fill_slots",
+    "mlp",
+    "nature_cnn",
+    "neurons_of",
+    "output_width",
+    "reset_rows",
+    "small_conv",
+    "spike_counts",
+]

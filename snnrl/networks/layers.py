@@ -1,0 +1,46 @@
+"""Blocks with an activation slot: a weighted layer, batch-norm if asked for, and ``act``, which a neuron can fill."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn, zeros
+
+
+def block(weights: nn.Module, norm: nn.Module | None = None, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return ``weights -> [norm] -> act`` as named parts, so that folding the norm away renames nothing."""
+    parts: list[tuple[str, nn.Module]] = [("weights", weights), ("act", activation())]
+    if norm is not None:
+        parts.insert(1, ("norm", norm))
+    return nn.Sequential(OrderedDict(parts))
+
+
+def conv_features(
+    observation_shape: tuple[int, int, int],
+    convolutions: Sequence[tuple[int, int, int]],
+    features: int,
+    *,
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """Return conv1..convN and a fully connected ``fc1``: images ``(B, C, H, W)`` to features ``(B, features)``.
+
+    ``convolutions`` lists ``(channels, kernel, stride)``; with ``features`` 0 the flattened maps are the features.
+    """
+    channels = observation_shape[0]
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (width, kernel, stride) in enumerate(convolutions, 1):
+        convolution = nn.Conv2d(channels, width, kernel, stride)
+        parts[f"conv{number}"] = block(convolution, nn.BatchNorm2d(width) if batch_norm else None)
+        channels = width
+    parts["flatten"] = nn.Flatten()
+    if features:
+        flat = output_width(nn.Sequential(parts), observation_shape)
+        parts["fc1"] = block(nn.Linear(flat, features))
+    return nn.Sequential(parts)
+
+
+def output_width(network: nn.Module, observation_shape: Sequence[int]) -> int:
+    """Return the number of features that ``network`` makes of one observation of this shape."""
+    training = network.training
+    probe: Tensor = network.eval()(zeros(1, *observation_shape))
+    network.train(training)
+    return int(probe.shape[1])

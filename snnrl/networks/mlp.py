@@ -1,0 +1,35 @@
+"""Multi-layer perceptron: hidden layers fc1..fcN with an activation slot each, and a linear head."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from snnrl.networks.layers import block
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return the network ``(B, inputs) -> (B, outputs)``; without hidden layers it is the head alone."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, width in enumerate(hidden, 1):
+        parts[f"fc{number}"] = block(nn.Linear(inputs, width), activation=activation)
+        inputs = width
+    parts["head"] = nn.Linear(inputs, outputs)
+    return nn.Sequential(parts)
+
+
+class DuelingMLP(nn.Module):
+    """Two perceptrons for value and advantage: Q = V + A - mean_a A (Wang et al. 2016, arXiv 1511.06581, Eq. 9)."""
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.value = mlp(inputs, hidden, 1, activation)
+        self.advantage = mlp(inputs, hidden, outputs, activation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return Q-values ``(B, outputs)`` for features ``(B, inputs)``."""
+        advantage: Tensor = self.advantage(features)
+        value: Tensor = self.value(features)
+        return value + advantage - advantage.mean(dim=1, keepdim=True)

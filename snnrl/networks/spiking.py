@@ -1,0 +1,137 @@
+"""What can be done to any network that has spiking neurons in its activation slots."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from snnrl.neurons import NEURONS, ExpandTime, SpikeCount, SpikingNeuron, sum_over_time
+
+
+class NetworkState(NamedTuple):
+    """Potentials M_T ``(B, ...)`` of every spiking layer after a decision, in the network's order."""
+
+    potentials: tuple[Tensor, ...]
+
+
+def neurons_of(network: nn.Module) -> dict[str, SpikingNeuron]:
+    """Return the spiking layers by name, in the network's order; ``fc1`` stands for the slot ``fc1.act``."""
+    return {
+        name.removesuffix(".act"): module
+        for name, module in network.named_modules()
+        if isinstance(module, SpikingNeuron)
+    }
+
+
+def fill_slots(chain: nn.Sequential, neuron: str, steps: int, *, encoder: bool) -> None:
+    """Replace every activation ``act`` of a chain by neurons of a kind, in place.
+
+    With ``encoder`` the first one sees the chain's real-valued input, the same at every step.
+    """
+    for name, _ in list(chain.named_modules()):
+        if name.endswith(".act"):
+            chain.set_submodule(name, NEURONS[neuron](steps, encoder=encoder))
+            encoder = False
+
+
+@contextmanager
+def calibrating(network: nn.Module, percentile: float) -> Iterator[None]:
+    """Set every threshold from the forward inside the block, the earlier layers already spiking."""
+    neurons = neurons_of(network).values()
+    for neuron in neurons:
+        neuron.percentile = percentile
+    try:
+        yield
+    finally:
+        for neuron in neurons:
+            neuron.percentile = None
+
+
+@torch.no_grad()
+def change_steps(network: nn.Module, heads: Iterable[nn.Module], before: int, after: int) -> None:
+    """Let ``network`` decide in ``after`` timesteps instead of ``before``, in place.
+
+    Its ``heads``, the weighted layers that feed the readout, are scaled by before / after: the readout sums over T, and
+    Q-values should keep their scale (docs/deviations.md).
+    """
+    for module in network.modules():
+        if isinstance(module, SpikingNeuron | ExpandTime):
+            module.steps = after
+    for head in heads:
+        for parameter in head.parameters(recurse=False):
+            parameter.mul_(before / after)
+
+
+def constrain(network: nn.Module) -> None:
+    """Put every neuron's parameters back into their range, after an optimiser step."""
+    for neuron in neurons_of(network).values():
+        neuron.constrain()
+
+
+@contextmanager
+def spike_counts(network: nn.Module) -> Iterator[dict[str, SpikeCount]]:
+    """Count spikes per layer during the forwards inside the block, at no extra forward."""
+    neurons = neurons_of(network)
+    counts = {name: SpikeCount() for name in neurons}
+    for name, neuron in neurons.items():
+        neuron.count = counts[name]
+    try:
+        yield counts
+    finally:
+        for neuron in neurons.values():
+            neuron.count = None
+
+
+@contextmanager
+def carried(network: nn.Module, state: NetworkState | None) -> Iterator[list[NetworkState]]:
+    """Start the forward inside the block from ``state`` (None: zero) and collect the state it ends in.
+
+    The list holds the new state once the block is left. Nothing stays in the network.
+    """
+    neurons = list(neurons_of(network).values())
+    collected: list[NetworkState] = []
+    for index, neuron in enumerate(neurons):
+        neuron.keep_potential = True
+        neuron.potential = None if state is None else state.potentials[index]
+    try:
+        yield collected
+        collected.append(NetworkState(tuple(n.potential for n in neurons if n.potential is not None)))
+    finally:
+        for neuron in neurons:
+            neuron.keep_potential = False
+            neuron.potential = None
+
+
+def reset_rows(state: NetworkState, start: Tensor) -> NetworkState:
+    """Zero the potentials of the rows whose episode starts; ``start`` is bool ``(B,)``."""
+    return NetworkState(
+        tuple(p.masked_fill(start.view(-1, *[1] * (p.dim() - 1)), 0.0) for p in state.potentials),
+    )
+
+
+class SpikingNetwork(nn.Module):
+    """A body whose activation slots spike, read out by summing its output over T: ``(B, ...)`` to ``(B, K)``."""
+
+    def __init__(self, body: nn.Module, steps: int, heads: Iterable[str]) -> None:
+        super().__init__()
+        self.body = body
+        self.steps = steps
+        self.heads = tuple(heads)
+
+    def reduce_to(self, steps: int) -> None:
+        """Decide in ``steps`` timesteps from now on, with the same weights, thresholds and leaks."""
+        change_steps(self.body, [self.body.get_submodule(name) for name in self.heads], self.steps, steps)
+        self.steps = steps
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the summed potentials of the output neurons ``(B, K)``; every potential starts at zero."""
+        return sum_over_time(self.body(observations), self.steps)
+
+    @torch.no_grad()
+    def decide(self, observations: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+        """Return ``(B, K)`` and the state after it, the hidden potentials starting from ``state`` (``carry=True``)."""
+        with carried(self.body, state) as collected:
+            output = self(observations)
+        return output, collected[0]

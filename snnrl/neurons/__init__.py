@@ -1,0 +1,22 @@
+"""Spiking neurons: the equations as functions, the kinds of neuron as modules."""
+
+from snnrl.neurons.functional import Scan, lif_scan
+from snnrl.neurons.lif import LIF
+from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
+from snnrl.neurons.readout import ExpandTime, sum_over_time
+from snnrl.neurons.surrogate import GAMMA, linear_surrogate
+
+NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF}
+
+__all__ = [
+    "GAMMA",
+    "LIF",
+    "NEURONS",
+    "ExpandTime",
+    "Scan",
+    "SpikeCount",
+    "SpikingNeuron",
+    "lif_scan",
+    "linear_surrogate",
+    "sum_over_time",
+]

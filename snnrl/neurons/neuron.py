@@ -1,0 +1,87 @@
+"""What every kind of spiking neuron shares: it fills an activation slot and sees time folded into the batch."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from snnrl.neurons.functional import Scan
+
+
+class SpikeCount:
+    """Spikes and neuron updates seen while recording; ``rate`` is spikes per neuron and decision, summed over T."""
+
+    def __init__(self) -> None:
+        self.spikes = 0.0
+        self.neurons = 0
+
+    @property
+    def rate(self) -> float:
+        """Mean number of spikes a neuron sends in one decision (between 0 and T)."""
+        return self.spikes / max(self.neurons, 1)
+
+
+class SpikingNeuron(nn.Module, ABC):
+    """A layer of spiking neurons in an activation slot.
+
+    Input ``(T * B, ...)``, time-major, or ``(B, ...)`` for an ``encoder``: the first spiking layer of a branch, whose
+    current is the same at every step and therefore computed once (direct encoding). Output ``(T * B, ...)``, 0 or 1.
+    Potentials start at zero in every forward; only :func:`snnrl.networks.spiking.carried` passes them on.
+    """
+
+    def __init__(self, steps: int, *, encoder: bool = False) -> None:
+        super().__init__()
+        self.steps = steps
+        self.encoder = encoder
+        self.keep_potential = False
+        self.potential: Tensor | None = None
+        self.count: SpikeCount | None = None
+        self.percentile: float | None = None
+
+    @abstractmethod
+    def scan(self, current: Tensor, *, count: bool) -> Scan:
+        """Run ``steps`` timesteps over ``current`` of shape ``(T or 1, B, ...)``, starting from ``self.potential``."""
+
+    @abstractmethod
+    def calibrate(self, current: Tensor, percentile: float) -> bool:
+        """Set the threshold from pre-activations of any shape; return False if none of them is positive."""
+
+    @property
+    @abstractmethod
+    def spike_value(self) -> float:
+        """What one spike stands for in the ordinary network's units: the threshold it took to send it."""
+
+    @abstractmethod
+    def constrain(self) -> None:
+        """Put the parameters back into their range, after an optimiser step."""
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Return the spikes ``(T * B, ...)`` for a current ``(T * B, ...)``, or ``(B, ...)`` for an encoder."""
+        by_time = current.unsqueeze(0) if self.encoder else current.unflatten(0, (self.steps, -1))
+        if self.percentile is not None:
+            self.calibrate(current, self.percentile)
+        spikes, last, counted = self.scan(by_time, count=self.count is not None)
+        self.potential = last if self.keep_potential else None
+        if self.count is not None and counted is not None:
+            self.count.spikes += float(counted)
+            self.count.neurons += by_time[0].numel()
+        return spikes.flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """Show T and the role in ``print(network)``."""
+        return f"steps={self.steps}" + (", encoder" if self.encoder else "")
+
+
+def positive_percentile(values: Tensor, percentile: float) -> float | None:
+    """Return the percentile of ``values``; where that is not positive, the percentile of the positive ones; else None.
+
+    The fallback keeps a layer alive in which fewer than ``100 - percentile`` per cent of the pre-activations are positive.
+    """
+    flat = values.detach().reshape(-1).float()
+    for candidates in (flat, flat[flat > 0]):
+        if candidates.numel():
+            rank = max(1, round(percentile / 100 * candidates.numel()))
+            value = float(torch.kthvalue(candidates, rank).values)
+            if value > 0:
+                return value
+    return None

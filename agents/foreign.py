@@ -18,7 +18,7 @@ from torch import nn
 
 from snnrl.checkpoint import SafeZip, match_shapes, open_zip_safely
 from snnrl.errors import UserError
-from snnrl.files import MAX_JSON_BYTES, MIB, Inert, first_line, parse_json, pickle_imports, quoted, read_bytes, read_pickle_as_data
+from snnrl.files import MIB, Inert, first_line, pickle_imports, quoted, read_bytes, read_pickle_as_data
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -30,12 +30,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 _SB3_MEMBER = re.compile(r"data|[a-z_]+(\.[a-z_]+)*\.pth|_stable_baselines3_version|system_info\.txt")
-_TORCH_MEMBER = re.compile(
-    r"[\w-]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
+_TORCH_MEMBER = re.compile(r"[\w-]+/(data\.pkl|data/\d+|version|byteorder|\.[a-z_]+|\.data/serialization_id)")
+_TENSOR_IMPORT = re.compile(
+    r"collections\.OrderedDict|torch\._utils\._rebuild_tensor_v2|torch\.[A-Z][A-Za-z0-9]*Storage"
 )
-_TENSOR_IMPORT = re.compile(r"collections\.OrderedDict|torch\._utils\._rebuild_tensor_v2|torch\.[A-Z][A-Za-z0-9]*Storage")
-_MAX_TENSOR_OPCODES = 20_000  # enough for 600 tensors; hashing a tuple nested 100 times deeper overflows the stack
-_EXTRACTORS = ("FlattenExtractor", "NatureCNN")
+_MAX_TENSOR_OPCODES = 20_000  # enough for 600 tensors; hashing a tuple nested 10 times deeper overflows the stack
+_VERSION = "_stable_baselines3_version"
+_EXTRACTOR = re.compile(r"<class 'stable_baselines3\.common\.torch_layers\.(FlattenExtractor|NatureCNN)'>")
 _CONVOLUTIONS = {"cnn.0": (32, 8, 4), "cnn.2": (64, 4, 2), "cnn.4": (64, 3, 1)}  # output channels, kernel, stride
 
 
@@ -72,14 +73,13 @@ def read_sb3_dqn(path: str | Path, *, activation: str | None = None) -> ForeignD
         raise UserError(f"unknown activation {quoted(activation)}; choose one of {', '.join(ACTIVATIONS)}")
     with open_zip_safely(path, _SB3_MEMBER) as archive:
         where = archive.where
-        data = parse_json(archive.read("data", MAX_JSON_BYTES), f"data in {where}", finite=False)
+        data = archive.read_json("data", finite=False)
         weights = _q_network_weights(archive)
-        has_version = "_stable_baselines3_version" in archive.names
-        version = archive.read("_stable_baselines3_version", 100).decode("ascii", "replace") if has_version else None
+        version = archive.read(_VERSION, 100).decode("ascii", "replace") if _VERSION in archive.names else None
     if not isinstance(data, dict):
         raise _unsupported(where, "data is not a JSON object")
     kwargs = _policy_arguments(data, where)
-    space = data.get("observation_space")
+    space = data.get("observation_space", {})
     space = space if isinstance(space, dict) else {}
     if ":type:" in space and ".Box'" not in str(space[":type:"]):
         raise _unsupported(where, f"observation space {quoted(space[':type:'])}, not a Box")
@@ -113,7 +113,7 @@ def _policy_arguments(data: dict[str, Any], where: str) -> dict[str, Any] | None
     if not isinstance(kwargs, dict):
         return None
     extractor = kwargs.get("features_extractor_class")
-    if extractor not in (None, *(f"<class 'stable_baselines3.common.torch_layers.{name}'>" for name in _EXTRACTORS)):
+    if extractor is not None and not _EXTRACTOR.fullmatch(str(extractor)):
         raise _unsupported(where, f"features extractor {quoted(extractor)}")
     return kwargs
 
@@ -125,7 +125,7 @@ def _activation(kwargs: dict[str, Any] | None, chosen: str | None, where: str) -
             if chosen in (None, name):
                 return name
             raise UserError(f"cannot read {where}: its activation is {name}, not {chosen}; leave --activation out")
-    if chosen is not None:
+    if chosen:
         return chosen
     known = "is not stored" if stored is None else f"{quoted(stored)} is not known"
     raise UserError(f"cannot read {where}: its activation {known}; choose it with --activation {'|'.join(ACTIVATIONS)}")
@@ -154,7 +154,7 @@ def _q_network_weights(archive: SafeZip) -> dict[str, torch.Tensor]:
     with open_zip_safely(io.BytesIO(content), _TORCH_MEMBER, where=where, most_members=4096) as inner:
         pickles = [inner.read(name, MIB) for name in inner.names if name.endswith("/data.pkl")]
     try:
-        for name in (name for pickle in pickles for name in pickle_imports(pickle, _MAX_TENSOR_OPCODES)):
+        for name in sorted(name for pickle in pickles for name in pickle_imports(pickle, _MAX_TENSOR_OPCODES)):
             if not _TENSOR_IMPORT.fullmatch(name):  # before torch sees it, and stricter than torch
                 raise ValueError(f"it imports {quoted(name)}, which is no tensor")
         state_dict = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -176,7 +176,8 @@ def _architecture(
 ) -> tuple[Literal["flatten", "nature_cnn"], tuple[int, ...], int]:
     """Return the features extractor, the hidden widths and the number of actions that the tensors' shapes tell."""
     extractor = [name for name in weights if name.startswith("features_extractor.")]
-    if strange := [name for name in extractor if name.split(".", 1)[1].rpartition(".")[0] not in _NATURE_LAYERS]:
+    known = tuple(f"features_extractor.{layer}." for layer in (*_CONVOLUTIONS, "linear.0"))
+    if strange := [name for name in extractor if not name.startswith(known)]:
         raise _unsupported(where, f"unsupported extractor tensors {quoted(strange[0])}")
     depth = max(1, sum(re.fullmatch(r"q_net\.\d+\.weight", name) is not None for name in weights))
     sizes: dict[str, tuple[int, ...]] = {}
@@ -216,8 +217,7 @@ class ScalePixels(nn.Module):
 def build_q_network(foreign: ForeignDQN) -> nn.Sequential:
     """Return the module (B, ...) -> (B, actions) that computes what SB3's ``q_net`` does; the first layer scales.
 
-    The features are those of Mnih et al. 2015 (Nature 518, three convolutions and a linear layer, always with ReLU) or
-    the flattened observation.
+    The features are the flattened observation, or those of Mnih et al. 2015 (Nature 518), which always have ReLU.
     """
     layers: list[nn.Module] = [ScalePixels(255.0 if foreign.normalize_images else 1.0)]
     if foreign.features == "nature_cnn":

@@ -40,13 +40,9 @@ class SafeZip:
 
     def __init__(self, archive: zipfile.ZipFile, where: str) -> None:
         self.where = where
+        self.names = archive.namelist()
         self._archive = archive
         self._members = {member.filename: member for member in archive.infolist()}
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all members, in the order of the zip."""
-        return list(self._members)
 
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         """Return a member's bytes; UserError if it is absent, over ``most`` bytes, truncated or fails its checksum."""
@@ -63,6 +59,10 @@ class SafeZip:
         if len(data) != member.file_size:
             raise _refusal(self.where, f"member {quoted(name)} is truncated")
         return data
+
+    def read_json(self, name: str, *, finite: bool = True) -> Any:
+        """Return the value of a JSON member under the rules of ``snnrl.files.parse_json``."""
+        return parse_json(self.read(name, MAX_JSON_BYTES), f"{name} in {self.where}", finite=finite)
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def read_archive(source: str | Path | BinaryIO) -> Archive:
     """
     with open_zip_safely(source, _MEMBER_NAME) as archive:
         where = archive.where
-        metadata = parse_json(archive.read("metadata.json", MAX_JSON_BYTES), f"metadata.json in {where}")
+        metadata = archive.read_json("metadata.json")
         if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
             raise UserError(f"cannot read {where}: it is not a {FORMAT} archive; choose a file that {FORMAT} saved")
         version = metadata.pop("version", None)

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
+from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 from torch.nn import functional
 
 from snnrl.agents.spiking_dqn import storage
@@ -19,12 +19,21 @@ from snnrl.agents.spiking_dqn.policy import (
     SpikingDQNPolicy,
     SpikingMlpPolicy,
     SpikingMultiInputPolicy,
+    SpikingQNetwork,
 )
-from snnrl.errors import UserError
-from snnrl.networks import NetworkState, calibrating, neurons_of, reset_rows
+from snnrl.errors import UserError, did_you_mean
+from snnrl.networks import calibrating, neurons_of
+from snnrl.neurons import NEURONS
 
 SCRATCH_PERCENTILE = 90.0
-"""Thresholds of a network trained from scratch: this percentile of the first batch's pre-activations, as in conversion."""
+"""Thresholds of a network from scratch: this percentile of the first batch's pre-activations, as in conversion."""
+
+_SPIKING: dict[Any, type[SpikingDQNPolicy]] = {
+    DQNPolicy: SpikingMlpPolicy,
+    CnnPolicy: SpikingCnnPolicy,
+    MultiInputPolicy: SpikingMultiInputPolicy,
+}
+"""What stands in for SB3's own policy classes, so that a script that passes one needs no change."""
 
 
 class SpikingDQN(DQN):
@@ -44,10 +53,12 @@ class SpikingDQN(DQN):
         "SpikingMultiInputPolicy": SpikingMultiInputPolicy,
     }
     policy: SpikingDQNPolicy
+    q_net: SpikingQNetwork
+    q_net_target: SpikingQNetwork
 
     def __init__(
         self,
-        policy: str | type[SpikingDQNPolicy],
+        policy: str | type[DQNPolicy],
         env: GymEnv | str | None,
         *args: Any,
         T: int | None = 1,
@@ -55,10 +66,17 @@ class SpikingDQN(DQN):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        policy = _SPIKING.get(policy, policy)
+        if isinstance(policy, type) and not issubclass(policy, SpikingDQNPolicy):
+            raise UserError(f"the policy {policy.__name__} does not spike: derive it from SpikingDQNPolicy")
         self.double_q = double_q
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
         self.calibrated = False
-        super().__init__(policy, env, *args, policy_kwargs={"T": T} | (policy_kwargs or {}), **kwargs)
+        kwargs["policy_kwargs"] = {"T": T} | (policy_kwargs or {})
+        super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]  # SB3 passes None for prediction only
+        # only of environments in this process: a spec from another one may not survive the way
+        environments = getattr(self.env.unwrapped, "envs", ()) if self.env is not None else ()
+        self.env_id: str | None = next((env.spec.id for env in environments if getattr(env, "spec", None)), None)
 
     @property
     def T(self) -> int | None:
@@ -72,7 +90,7 @@ class SpikingDQN(DQN):
             UserError: the network does not spike, or ``steps`` is out of range.
         """
         self.policy.reduce_to(steps)
-        self.policy_kwargs["T"] = steps
+        self.policy_kwargs = self.policy_kwargs | {"T": steps}
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss.
@@ -83,9 +101,9 @@ class SpikingDQN(DQN):
         Raises:
             FloatingPointError: the loss is not finite.
         """
+        self.policy.set_training_mode(True)
         if not self.calibrated:
             self._calibrate(batch_size)
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         losses = []
         for _ in range(gradient_steps):
@@ -100,12 +118,12 @@ class SpikingDQN(DQN):
             value = self.q_net(batch.observations).gather(1, batch.actions.long())
             loss = functional.smooth_l1_loss(value, target)
             self.policy.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             losses.append(loss.item())
         if not np.isfinite(losses).all():
-            raise FloatingPointError(f"the loss is not finite after {self.num_timesteps} steps: lower the learning rate")
+            raise FloatingPointError(f"the loss is not finite at step {self.num_timesteps}: lower the learning rate")
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(np.mean(losses)))
@@ -121,36 +139,27 @@ class SpikingDQN(DQN):
 
         With ``policy_kwargs=dict(carry=True)`` the state holds the potentials after this decision.
         """
-        if self.policy.carry and self.T is not None:
-            actions, state = self._predict_carrying(observation, state, episode_start)
-        else:
-            actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
             rows = np.atleast_1d(actions).copy()
-            for row in np.flatnonzero(np.random.random(len(rows)) < self.exploration_rate):  # noqa: NPY002 SB3's source
-                rows[row] = self.action_space.sample()
+            explores = np.random.random(len(rows)) < self.exploration_rate  # noqa: NPY002 - as SB3, which seeds it
+            rows[explores] = [self.action_space.sample() for _ in range(explores.sum())]
             actions = rows.reshape(np.shape(actions))
         return actions, state
 
-    def _predict_carrying(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
-        tensor, vectorized = self.policy.obs_to_tensor(observation)
-        self.policy.set_training_mode(False)
-        if state is not None and episode_start is not None:
-            state = reset_rows(NetworkState(*state), torch.as_tensor(episode_start, device=self.device).bool())
-        q_values, after = self.policy.q_net.decide(tensor, state)
-        actions = q_values.argmax(dim=1).cpu().numpy()
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions + self.action_space.start
-        return (actions if vectorized else actions.squeeze(0)), after
-
+    @torch.no_grad()
     def _calibrate(self, batch_size: int) -> None:
-        """Give a network trained from scratch thresholds that let its layers fire, in both networks."""
+        """Give a network trained from scratch thresholds that let its layers fire, in both networks.
+
+        Thresholds that are not the initial ones were put in by the user (``set_parameters``) and stay.
+        """
         self.calibrated = True
-        if self.T is None or not neurons_of(self.q_net):
+        initial = NEURONS[self.q_net.neuron](1).spike_value
+        if self.T is None or any(neuron.spike_value != initial for neuron in neurons_of(self.q_net).values()):
             return
         assert self.replay_buffer is not None
         batch = self.replay_buffer.sample(max(batch_size, 256), env=self._vec_normalize_env)
-        with torch.no_grad(), calibrating(self.q_net, SCRATCH_PERCENTILE):
+        with calibrating(self.q_net, SCRATCH_PERCENTILE):
             self.q_net(batch.observations)
         self.q_net_target.load_state_dict(self.q_net.state_dict())
 
@@ -172,11 +181,25 @@ class SpikingDQN(DQN):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Write the agent as a zip of safetensors and JSON; ``.zip`` is added to a path without a suffix."""
+        """Write the agent as a zip of safetensors and JSON; ``.zip`` is added to a path without a suffix.
+
+        Args:
+            exclude: Settings to leave out, which are then the defaults of whoever loads the file.
+            include: Settings to keep although they are in ``exclude``.
+
+        Raises:
+            UserError: ``include`` names something else than a setting, or the file cannot be written.
+        """
+        known = (*storage.SETTINGS, *storage.PROGRESS)
+        if unknown := sorted(set(include or ()) - set(known)):
+            raise UserError(
+                f"include={unknown[0]!r}: a file holds the network, the optimiser and plain settings, nothing else; "
+                "save_replay_buffer writes the replay buffer"
+            )
         storage.save_agent(self, path, set(exclude or ()) - set(include or ()))
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,
         env: GymEnv | None = None,
@@ -188,6 +211,11 @@ class SpikingDQN(DQN):
     ) -> "SpikingDQN":
         """Read an agent written by :meth:`save`; nothing is unpickled.
 
+        Args:
+            env: None if the agent is only to predict.
+            custom_objects: What no file can hold, by name: schedules, and classes from outside snnrl, SB3 and torch.
+            kwargs: Settings that replace the file's.
+
         Raises:
             UserError: the file is missing, damaged or foreign, or needs ``custom_objects``.
         """
@@ -197,17 +225,34 @@ class SpikingDQN(DQN):
         """Write the replay buffer as a zip of safetensors and JSON."""
         storage.save_replay(self, path)
 
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Read a replay buffer written by :meth:`save_replay_buffer`; nothing is unpickled.
+
+        Args:
+            truncate_last_traj: Let a ``HerReplayBuffer``'s unfinished episode end where the file ends.
 
         Raises:
             UserError: the file is damaged, or belongs to another kind of agent.
         """
-        storage.load_replay(self, path)
+        storage.load_replay(self, path, truncate_last_traj)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | TensorDict | dict[str, dict[str, Any]],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Put in the weights and optimiser of a saved agent, or of ``get_parameters()``; nothing is unpickled.
+
+        Raises:
+            UserError: the file is missing, damaged or of another network.
+            ValueError: the dict lacks a part and ``exact_match`` asks for all.
+        """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = storage.read_parameters(self, load_path_or_dict)
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise UserError(f"unknown policy {policy_name!r}; known: {', '.join(self.policy_aliases)}")
+            raise UserError(f"unknown policy {policy_name!r}{did_you_mean(policy_name, self.policy_aliases)}")
         return self.policy_aliases[policy_name]

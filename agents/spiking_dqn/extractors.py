@@ -1,4 +1,4 @@
-"""Feature extractors whose activations are slots, so that in SB3's Cnn and MultiInput policies the extractor itself spikes."""
+"""Feature extractors whose activations are slots: in SB3's Cnn and MultiInput policies the extractor itself spikes."""
 
 from collections.abc import Callable
 
@@ -68,13 +68,16 @@ class SlottedCombined(SlottedExtractor):
         batch_norm: bool = False,
         normalized_image: bool = False,
     ) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise UserError(f"the MultiInputPolicy needs Dict observations, not {type(observation_space).__name__}")
         extractors: dict[str, nn.Module] = {}
         width = 0
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=normalized_image):
                 assert isinstance(space, spaces.Box)
-                extractors[key] = SlottedCNN(space, cnn_output_dim, network, batch_norm)
-                width += cnn_output_dim
+                cnn = SlottedCNN(space, cnn_output_dim, network, batch_norm)
+                extractors[key] = cnn
+                width += cnn.features_dim
             else:
                 extractors[key] = nn.Flatten()
                 width += get_flattened_obs_dim(space)

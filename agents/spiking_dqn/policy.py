@@ -5,23 +5,37 @@ import pathlib
 import warnings
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from snnrl.agents.encoding import decode, encode
+from snnrl.agents.spiking_dqn.checks import check_architecture, check_kind
 from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedCombined, SlottedExtractor
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.errors import UserError, did_you_mean
-from snnrl.networks import DuelingMLP, NetworkState, carried, change_steps, constrain, fill_slots, mlp
+from snnrl.files import first_line, quoted
+from snnrl.networks import DuelingMLP, NetworkState, carried, change_steps, constrain, fill_slots, mlp, reset_rows
 from snnrl.neurons import NEURONS, sum_over_time
 
 MOST_STEPS = 1000
 """Largest T accepted, so that a mistyped or hostile number cannot exhaust the memory."""
+
+_SLOTTED: dict[type[BaseFeaturesExtractor], type[SlottedExtractor]] = {
+    NatureCNN: SlottedCNN,
+    CombinedExtractor: SlottedCombined,
+}
+"""What stands in for SB3's own extractors: the same functions, able to spike."""
 
 
 class SpikingQNetwork(QNetwork):
@@ -44,7 +58,9 @@ class SpikingQNetwork(QNetwork):
         self.neuron = neuron
         self.dueling = dueling
         build = DuelingMLP if dueling else mlp
-        self.q_net = build(self.features_dim, self.net_arch, int(self.action_space.n), self.activation_fn)
+        self.q_net = build(  # type: ignore[assignment]
+            self.features_dim, self.net_arch, int(self.action_space.n), self.activation_fn
+        )
         if T is not None:
             self._fill(T)
 
@@ -63,7 +79,11 @@ class SpikingQNetwork(QNetwork):
 
     def branches(self) -> list[nn.Sequential]:
         """Return the perceptrons that end in a head: one, or value and advantage."""
-        return [self.q_net.value, self.q_net.advantage] if isinstance(self.q_net, DuelingMLP) else [self.q_net]
+        q_net: nn.Module = self.q_net
+        if isinstance(q_net, DuelingMLP):
+            return [q_net.value, q_net.advantage]
+        assert isinstance(q_net, nn.Sequential)
+        return [q_net]
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Return Q-values ``(B, actions)``; every potential starts at zero."""
@@ -80,7 +100,7 @@ class SpikingQNetwork(QNetwork):
     def reduce_to(self, steps: int) -> None:
         """Decide in ``steps`` timesteps from now on, Q-values keeping their scale."""
         assert self.T is not None
-        change_steps(self, [branch.head for branch in self.branches()], self.T, steps)
+        change_steps(self, [branch.get_submodule("head") for branch in self.branches()], self.T, steps)
         self.T = steps
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -90,8 +110,8 @@ class SpikingQNetwork(QNetwork):
 class SpikingDQNPolicy(DQNPolicy):
     """SB3's DQN policy around a :class:`SpikingQNetwork`.
 
-    Added to SB3's arguments: ``T`` timesteps per decision (None: the ordinary network), the ``neuron`` kind, ``dueling``
-    (value and advantage streams) and ``carry`` (potentials pass from one decision to the next in ``predict``).
+    Added to SB3's arguments: ``T`` timesteps per decision (None: the ordinary network), the kind of ``neuron``,
+    ``dueling`` (value and advantage streams) and ``carry`` (in ``predict``, potentials pass on to the next decision).
     """
 
     q_net: SpikingQNetwork
@@ -104,22 +124,31 @@ class SpikingDQNPolicy(DQNPolicy):
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         *,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         T: int | None = 1,
         neuron: str = "lif",
         dueling: bool = False,
         carry: bool = False,
         **kwargs: Any,
     ) -> None:
-        if T is not None and not (isinstance(T, int) and 1 <= T <= MOST_STEPS):
-            raise UserError(f"T must be a whole number from 1 to {MOST_STEPS}, or None for the ordinary network, not {T!r}")
+        if T is not None:
+            _check_steps(T)
         if neuron not in NEURONS:
             raise UserError(f"unknown neuron {neuron!r}{did_you_mean(neuron, NEURONS)}")
+        if action_space.start != 0:
+            raise UserError(f"actions start at {action_space.start}, SB3's DQN counts from 0: wrap the environment")
         extractor = features_extractor_class or self.extractor
+        extractor = _SLOTTED.get(extractor, extractor)
+        if isinstance(observation_space, spaces.Dict) and extractor in (FlattenExtractor, SlottedCNN):
+            raise UserError("Dict observations need the MultiInputPolicy, or a features_extractor_class of their own")
         if net_arch is None and extractor is SlottedCNN:
             net_arch = []  # as SB3 does for its NatureCNN: the extractor's fully connected layer is the last hidden one
-        self.spiking = {"T": T, "neuron": neuron, "dueling": dueling}
+        if issubclass(extractor, SlottedExtractor) and not kwargs.get("normalize_images", True):
+            # SB3 tells its own extractors in the same way that floats can be images
+            given = kwargs.get("features_extractor_kwargs") or {}
+            kwargs["features_extractor_kwargs"] = given | {"normalized_image": True}
+        self.spiking: dict[str, Any] = {"T": T, "neuron": neuron, "dueling": dueling}
         self.carry = carry
         super().__init__(
             observation_space, action_space, lr_schedule, net_arch, features_extractor_class=extractor, **kwargs
@@ -133,7 +162,7 @@ class SpikingDQNPolicy(DQNPolicy):
     def make_q_net(self) -> SpikingQNetwork:
         """Build the online or the target network."""
         arguments = self._update_features_extractor(self.net_args, features_extractor=None)
-        return SpikingQNetwork(**arguments, **self.spiking).to(self.device)
+        return SpikingQNetwork(**arguments, **self.spiking)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -147,11 +176,29 @@ class SpikingDQNPolicy(DQNPolicy):
         """
         if self.T is None:
             raise UserError("an ordinary network has no timesteps to lower: convert it first")
-        if not 1 <= steps <= MOST_STEPS:
-            raise UserError(f"T must be from 1 to {MOST_STEPS}, not {steps}")
+        _check_steps(steps)
         self.q_net.reduce_to(steps)
         self.q_net_target.reduce_to(steps)
         self.spiking["T"] = steps
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]],
+        state: Any = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray[Any, Any], Any]:
+        """Return greedy actions ``(B,)`` and the state, which with ``carry`` is a :class:`NetworkState`.
+
+        The potentials in ``state`` are where the hidden neurons start, zero in rows with ``episode_start``.
+        """
+        if not self.carry or self.T is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        if state is not None and episode_start is not None:
+            state = reset_rows(state, torch.as_tensor(episode_start, dtype=torch.bool, device=self.device))
+        with carried(self.q_net, state) as collected:
+            actions, _ = super().predict(observation, None, episode_start, deterministic)
+        return actions, collected[0]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.spiking | {"carry": self.carry}
@@ -160,22 +207,45 @@ class SpikingDQNPolicy(DQNPolicy):
         """Write the policy alone, as a zip of safetensors and JSON."""
         arguments = self._get_constructor_parameters()
         arguments.pop("lr_schedule")
-        write_archive(path, {"kind": "policy", "arguments": encode(arguments)}, {"policy": self.state_dict()})
+        metadata = {"kind": "policy", "arguments": encode(arguments)}
+        write_archive(path, metadata, {"policy": self.state_dict()})  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, device: torch.device | str = "auto") -> "SpikingDQNPolicy":
-        """Read a policy written by :meth:`save`; nothing is unpickled.
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+    ) -> "SpikingDQNPolicy":
+        """Read a policy written by :meth:`save`; nothing is unpickled. ``custom_objects`` as in ``SpikingDQN.load``.
 
         Raises:
-            UserError: the file is not a policy, is damaged, or does not fit its own description.
+            UserError: the file is no policy, is damaged, does not fit its own description or needs ``custom_objects``.
         """
-        archive = read_archive(path)
-        if archive.metadata.get("kind") != "policy":
-            raise UserError(f"{path} holds {archive.metadata.get('kind', 'something else')!r}, not a policy")
-        policy = cls(lr_schedule=lambda _: 0.0, **decode(archive.metadata["arguments"], "arguments"))
-        match_shapes(policy, archive.tensors["policy"], str(path))
-        policy.load_state_dict(archive.tensors["policy"])
+        archive = read_archive(path)  # type: ignore[arg-type]
+        where = quoted(path) if isinstance(path, str | pathlib.Path) else "the given stream"
+        check_kind(archive, "policy", where)
+        arguments = decode(archive.metadata.get("arguments"), "arguments", custom_objects)
+        if not isinstance(arguments, dict):
+            raise UserError(f"cannot read {where}: it has no arguments; save the policy again")
+        tensors = archive.tensors.get("policy", {})
+        check_architecture(cls, arguments, tensors, where)
+        try:
+            policy = cls(lr_schedule=lambda _: 0.0, **arguments)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the file's arguments provoke
+            raise UserError(f"cannot make the policy that {where} describes: {first_line(error)}") from error
+        match_shapes(policy, tensors, where)
+        policy.load_state_dict(tensors)
+        constrain(policy)
         return policy.to(get_device(device))
+
+
+def _check_steps(steps: Any) -> None:
+    if not (isinstance(steps, int) and 1 <= steps <= MOST_STEPS):
+        found = quoted(steps) if isinstance(steps, str) else str(steps)[:40]
+        raise UserError(f"T must be a whole number from 1 to {MOST_STEPS}, or None for no spikes, not {found}")
 
 
 class SpikingMlpPolicy(SpikingDQNPolicy):

@@ -1,6 +1,7 @@
 """Trace a network with torch.fx and sort its operations by what they mean for spikes."""
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from snnrl.errors import UserError
+from snnrl.files import first_line
 from snnrl.neurons import SpikingNeuron
 
 EXACT_ACTIVATIONS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
@@ -17,25 +19,40 @@ EXACT_ACTIVATIONS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", 
 
 INEXACT_ACTIVATIONS = {
     *(nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU, nn.ReLU6, nn.Softplus),
-    *(torch.tanh, torch.sigmoid, functional.tanh, functional.sigmoid, functional.gelu, functional.silu, functional.mish),
-    *(functional.elu, functional.selu, functional.celu, functional.leaky_relu, functional.relu6, functional.softplus),
-    *("tanh", "tanh_", "sigmoid", "sigmoid_"),
+    *(torch.tanh, torch.sigmoid, functional.tanh, functional.sigmoid, functional.gelu, functional.silu),
+    *(functional.elu, functional.selu, functional.celu, functional.leaky_relu, functional.relu6, functional.mish),
+    *(functional.softplus, "tanh", "tanh_", "sigmoid", "sigmoid_"),
 }
 """Activations that spikes only replace, so that the network must be distilled afterwards."""
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TRANSPARENT = {
-    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
-    *(torch.flatten, functional.dropout, functional.avg_pool2d, functional.adaptive_avg_pool2d),
-    *("flatten", "view", "reshape", "contiguous", "permute", "transpose"),
+    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d),
+    *(nn.AdaptiveAvgPool2d, functional.avg_pool1d, functional.avg_pool2d, functional.adaptive_avg_pool1d),
+    *(functional.adaptive_avg_pool2d, functional.dropout, torch.flatten, torch.reshape, torch.permute, torch.transpose),
+    *("flatten", "view", "reshape", "contiguous", "permute", "transpose", "mean", torch.mean, operator.getitem),
 }
 """Operations that pass a constant factor of their input on to their output."""
 
-SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "sub", "mean", torch.mean, torch.cat}
+RESHAPES = {torch.reshape, "view", "reshape"}
+"""Of these, those that are given the number of rows."""
+
+ADDITIONS = {operator.add, operator.sub, torch.add, torch.sub, "add", "sub"}
+SUMS = {*ADDITIONS, torch.cat, torch.concat}
 """Linear operations on several inputs of the same scale."""
 
-SHAPES = {"size", "dim", getattr, operator.getitem}
+IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    "add_": "add",
+    "sub_": "sub",
+    "mul_": "mul",
+    "div_": "div",
+}
+"""Operations that overwrite their first input, and those that give the same value without."""
 
 
 class _Tracer(fx.Tracer):
@@ -49,16 +66,48 @@ def trace(network: nn.Module) -> fx.GraphModule:
     Raises:
         UserError: its forward depends on values that are only known when it runs.
     """
-    tracer = _Tracer()
     try:
-        graph = tracer.trace(network)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        graph = _Tracer().trace(network)
+    except Exception as error:
+        # whatever the user's own forward raises when it meets a stand-in for a tensor
+        reason = first_line(error).split(". ")[0]
         raise UserError(
             f"{type(network).__name__} cannot be traced ({reason}): its forward must not branch on tensor values; "
             "rewrite that part, or convert the sub-module that holds the layers"
         ) from error
-    return fx.GraphModule(network, graph)
+    module = fx.GraphModule(network, graph)
+    _without_overwriting(module)
+    return module
+
+
+def _without_overwriting(graph: fx.GraphModule) -> None:
+    """Replace operations in place by ordinary ones, and let whatever reads the overwritten value read their result."""
+    order = {node: index for index, node in enumerate(graph.graph.nodes)}
+    for node in graph.graph.nodes:
+        in_place = node.target in IN_PLACE or (isinstance(node.target, str) and node.target.endswith("_"))
+        if node.op == "call_module":
+            in_place = getattr(graph.get_submodule(node.target), "inplace", False)
+        if in_place or node.target is torch.relu_ or node.kwargs.get("inplace"):
+            for reader in list(node.all_input_nodes[0].users):
+                if order[reader] > order[node]:
+                    replace_input(reader, node.all_input_nodes[0], node)
+            node.target = IN_PLACE.get(node.target, node.target)
+
+
+def has_own_weight(layer: nn.Module) -> bool:
+    """Say whether the layer's weight is a parameter of its own, not computed from others (weight norm and the like)."""
+    return "weight" in layer._parameters
+
+
+def parameter_uses(graph: fx.GraphModule) -> Counter[int]:
+    """Count by ``id`` how often the forward uses each parameter: twice if a layer is called twice or weights tied."""
+    uses: Counter[int] = Counter()
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            uses.update(id(parameter) for parameter in graph.get_submodule(node.target).parameters())
+        elif node.op == "get_attr":
+            uses[id(operator.attrgetter(node.target)(graph))] += 1
+    return uses
 
 
 def operation(graph: fx.GraphModule, node: fx.Node) -> Any:
@@ -81,10 +130,13 @@ def is_activation(graph: fx.GraphModule, node: fx.Node) -> bool:
     return what in EXACT_ACTIVATIONS or what in INEXACT_ACTIVATIONS
 
 
-def slot_name(graph: fx.GraphModule, node: fx.Node, taken: set[str]) -> str:
+def slot_name(graph: fx.GraphModule, node: fx.Node) -> str:
     """Return a module path for the activation: its own, or a new one for a function or a module used twice."""
+    if node.op == "call_module" and not isinstance(graph.get_submodule(str(node.target)), SpikingNeuron):
+        return str(node.target)
     name = str(node.target) if node.op == "call_module" else node.name
-    while name in taken or (node.op != "call_module" and hasattr(graph, name)):
+    taken = {name for name, _ in graph.named_modules(remove_duplicate=False)}
+    while name in taken or hasattr(graph, name):
         name += "_again"
     return name
 

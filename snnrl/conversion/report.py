@@ -1,4 +1,4 @@
-"""What a conversion did: thresholds and rates per layer, and how far the spiking network agrees with the ordinary one."""
+"""What a conversion did: thresholds and rates per layer, and how far the spiking network agrees with the first."""
 
 from typing import Any, NamedTuple
 
@@ -53,11 +53,16 @@ class ConversionReport(NamedTuple):
             {"name": layer.name, "threshold": layer.threshold, "rate": layer.rate, "advice": layer.advice}
             for layer in self.layers
         ]
-        return {"layers": layers, "action_agreement": self.action_agreement, "q_error": self.q_error}
+        return {
+            "layers": layers,
+            "inexact": list(self.inexact),
+            "action_agreement": self.action_agreement,
+            "q_error": self.q_error,
+        }
 
 
 def agreement(expected: Tensor, answer: Tensor) -> tuple[float, float]:
-    """Return the share of equal greedy actions and the mean |Q error| relative to the std of ``expected``, ``(B, K)``."""
+    """Return the share of equal greedy actions and the mean |Q error| over the std of ``expected``; both ``(B, K)``."""
     same = (expected.argmax(1) == answer.argmax(1)).float().mean()
     spread = expected.std() if expected.numel() > 1 else torch.ones(())
     return float(same), float((answer - expected).abs().mean() / spread.clamp(min=1e-12))

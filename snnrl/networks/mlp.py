@@ -21,9 +21,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Mo
 class DuelingMLP(nn.Module):
     """Two perceptrons for value and advantage: Q = V + A - mean_a A (Wang et al. 2016, arXiv 1511.06581, Eq. 9)."""
 
-    def __init__(
-        self, inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.value = mlp(inputs, hidden, 1, activation)
         self.advantage = mlp(inputs, hidden, outputs, activation)

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snnrl.neurons.surrogate import GAMMA, linear_surrogate
+from snnrl.neurons.surrogate import GAMMA, through_triangle
 
 
 class Scan(NamedTuple):
-    """What a scan returns: spikes ``(T, B, ...)``, last potential M_T ``(B, ...)`` or None, spike count (0-dim) or None."""
+    """What a scan returns: spikes ``(T, B, ...)``, and if asked for, M_T ``(B, ...)`` and the spike count (0-dim)."""
 
     spikes: Tensor
     potential: Tensor | None
-    count: Tensor | None
+    count: Tensor | None  # type: ignore[assignment]
 
 
 def lif_scan(
@@ -39,10 +39,10 @@ def lif_scan(
 ) -> Scan:
     """Run a layer of leaky integrate-and-fire neurons for ``steps`` timesteps.
 
-    Shapes: ``current`` is ``(T, B, ...)`` with ``T == steps``, or ``(1, B, ...)``: the same current at every step, as in
-    direct encoding; ``threshold`` and ``leak`` are 0-dim and of any floating type; ``potential`` is ``(B, ...)``, the
-    potential M_0 carried over from an earlier decision. Returns a :class:`Scan`; ``keep_potential`` and ``count`` ask
-    for its optional parts. At one step from a zero potential this is a comparison: no loop and no state tensor.
+    Shapes: ``current`` is ``(T, B, ...)`` with ``T == steps``, or ``(1, B, ...)``: the same current at every step, as
+    in direct encoding; ``threshold`` and ``leak`` are 0-dim and of any floating type; ``potential`` is ``(B, ...)``,
+    the potential M_0 carried over from an earlier decision. Returns a :class:`Scan`; ``keep_potential`` and ``count``
+    ask for its optional parts. At one step from a zero potential this is a comparison: no loop and no state tensor.
     Gradients flow to ``current``, ``threshold`` and ``leak``; a carried potential is a constant.
 
     Raises:
@@ -51,10 +51,15 @@ def lif_scan(
     if current.shape[0] not in (1, steps):
         raise ValueError(f"current has {current.shape[0]} time steps, expected 1 or {steps}")
     if steps == 1 and potential is None and not keep_potential:
-        spikes = _Compare.apply(current, threshold, gamma)
-        return Scan(spikes, None, spikes.sum(dtype=torch.float32) if count else None)
+        spikes = (
+            _Compare.apply(current, threshold, gamma)  # type: ignore[no-untyped-call]
+            if torch.is_grad_enabled()
+            else _compare(current, threshold)
+        )
+        return Scan(spikes, None, spikes.detach().sum(dtype=torch.float32) if count else None)
     carried = None if potential is None else potential.detach()
-    spikes, last, counted = _LIFScan.apply(current, threshold, leak, carried, steps, gamma, keep_potential, count)
+    arguments = (current, threshold, leak, carried, steps, gamma, keep_potential, count)
+    spikes, last, counted = _LIFScan.apply(*arguments)  # type: ignore[no-untyped-call]
     return Scan(spikes, last if keep_potential else None, counted if count else None)
 
 
@@ -65,22 +70,25 @@ class _Compare(torch.autograd.Function):
     def forward(ctx: Any, current: Tensor, threshold: Tensor, gamma: float) -> Tensor:
         ctx.save_for_backward(current, threshold)
         ctx.gamma = gamma
-        return torch.gt(current, threshold.to(current.dtype), out=torch.empty_like(current))
+        return _compare(current, threshold)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         current, threshold = ctx.saved_tensors
         v = float(threshold)
-        grad_current = linear_surrogate(current, v, ctx.gamma).mul_(grad)
+        grad_current = through_triangle(grad, current, v).mul_(ctx.gamma / v)
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            # dz/dv = -U / v^2 and grad_current = g * surrogate / v
-            grad_threshold = _inner(grad_current, current).div_(-v).to(threshold.dtype)
+            grad_threshold = (_inner(grad_current, current) / -v).to(threshold.dtype)
         return grad_current, grad_threshold, None
 
 
+def _compare(current: Tensor, threshold: Tensor) -> Tensor:
+    return torch.gt(current, threshold.to(current.dtype), out=torch.empty_like(current))
+
+
 class _LIFScan(torch.autograd.Function):
-    """T steps; keeps only the potentials U_1..U_T, from which spikes and resets are computed again."""
+    """T steps, keeping nothing but input and output: the backward integrates again, two passes instead of storage."""
 
     @staticmethod
     def forward(
@@ -95,58 +103,80 @@ class _LIFScan(torch.autograd.Function):
         count: bool,
     ) -> Any:
         v, decay = float(threshold.to(current.dtype)), float(leak.to(current.dtype))
-        needs_gradient = any(ctx.needs_input_grad[:3])
-        shape = (steps, *current.shape[1:])
-        spikes = current.new_empty(shape)
-        potentials = current.new_empty(shape if needs_gradient else (1, *shape[1:]))
-        membrane = current.new_empty(shape[1:])
+        # one buffer for U_t and then M_t, which stays in the cache; the memory format is that of the current
+        membrane, before = torch.empty_like(current[0]), potential
+        spikes = membrane.new_empty_strided((steps, *membrane.shape), (membrane.numel(), *membrane.stride()))
         counted = torch.zeros((), device=current.device) if count else None
-        for t in range(steps):
-            now = current[t if current.shape[0] > 1 else 0]
-            u = potentials[t if needs_gradient else 0]
-            if t == 0 and potential is None:
-                u.copy_(now)
-            else:
-                torch.add(now, membrane if t else potential, alpha=decay, out=u)
-            torch.gt(u, v, out=spikes[t])
+        for t, (now, spike) in enumerate(zip(current.expand_as(spikes), spikes, strict=True), 1):
+            _integrate(now, before, decay, out=membrane)
+            torch.gt(membrane, v, out=spike)
             if counted is not None:
-                counted += spikes[t].sum(dtype=torch.float32)
-            if t < steps - 1 or keep_potential:
-                torch.add(u, spikes[t], alpha=-v, out=membrane)
-        if needs_gradient:
-            # the next layer keeps its input anyway, so saving the spikes costs nothing
-            ctx.save_for_backward(potentials, spikes, threshold, leak, potential)
-            ctx.scalars = (v, decay, gamma, current.shape[0])
-        ctx.mark_non_differentiable(*(x for x in (membrane, counted) if x is not None))
-        return spikes, membrane, counted
+                counted += spike.sum(dtype=torch.float32)
+            if t < steps or keep_potential:
+                before = membrane.sub_(spike, alpha=v)
+        ctx.save_for_backward(current, spikes, threshold, leak, potential)
+        ctx.scalars = (v, decay, gamma)
+        last = membrane if keep_potential else None
+        ctx.mark_non_differentiable(*(x for x in (last, counted) if x is not None))
+        return spikes, last, counted
 
     @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor, _membrane: Any, _count: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_spikes: Tensor, _last: Any, _count: Any) -> Any:
         """With d_t = dL/dU_t: d_t = g_t * do_t/dU_t + leak * d_{t+1}, as dM_t/dU_t = 1 (the reset's mask is constant).
 
-        dL/dI_t = d_t,  dL/dleak = sum_t d_t M_{t-1},
-        dL/dv = -sum_t [ g_t * do_t/dU_t * U_t / v  +  leak * d_{t+1} o_t ],  the second term being the soft reset's.
+        dL/dI_t = d_t,  dL/dleak = sum_t d_t M_{t-1}. Scaling currents, carried potential and threshold by one factor
+        changes no spike, so by Euler's theorem on homogeneous functions
+        threshold * dL/dthreshold = -sum_t d_t I_t - leak * d_1 M_0.
         """
-        potentials, spikes, threshold, leak, first = ctx.saved_tensors
-        v, decay, gamma, current_steps = ctx.scalars
-        steps = potentials.shape[0]
-        direct = linear_surrogate(potentials, v, gamma).mul_(grad_spikes)
-        grad_v = _inner(direct, potentials) / -v
-        grad_leak = torch.zeros_like(grad_v)
-        for t in reversed(range(steps - 1)):
-            later = direct[t + 1]
-            reset = _inner(later, spikes[t])
-            grad_v -= decay * reset
-            grad_leak += _inner(later, potentials[t]) - v * reset
-            direct[t].add_(later, alpha=decay)
-        if first is not None:
-            grad_leak += _inner(direct[0], first)
-        grad_current = direct if current_steps > 1 else direct.sum(0, keepdim=True)
-        return grad_current, grad_v.to(threshold.dtype), grad_leak.to(leak.dtype), None, None, None, None, None
+        current, spikes, threshold, leak, potential = ctx.saved_tensors
+        v, decay, gamma = ctx.scalars
+        d = torch.empty_like(spikes)  # holds U_t, then d_t without the surrogate's height, a factor left to the end
+        _integrate(current[0], potential, decay, out=d[0])
+        membrane = torch.empty_like(d[0])
+        for t, now in enumerate(current.expand_as(d)[1:], 1):
+            torch.sub(d[t - 1], spikes[t - 1], alpha=v, out=membrane)
+            _integrate(now, membrane, decay, out=d[t])
+        grad_leak = torch.zeros((), device=d.device, dtype=torch.promote_types(d.dtype, torch.float32))
+        for t in reversed(range(len(d))):
+            through_triangle(grad_spikes[t], d[t], v, out=d[t])
+            if t < len(d) - 1:
+                d[t].add_(d[t + 1], alpha=decay)
+            if t > 0:
+                grad_leak += _inner(d[t], torch.sub(d[t - 1], spikes[t - 1], alpha=v, out=membrane))
+        grad_current = d if len(current) > 1 else _sum_over_time(d)
+        minus_grad_v = _inner(grad_current, current)
+        if potential is not None:
+            carried = _inner(d[0], potential)
+            grad_leak += carried
+            minus_grad_v = minus_grad_v + decay * carried
+        height = gamma / v
+        grad_v = (minus_grad_v * (-height / v)).to(threshold.dtype)
+        return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 5
+
+
+def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> None:
+    """Write U_t = leak * M_{t-1} + I_t; without M_{t-1} it is I_t."""
+    if before is None:
+        out.copy_(now)
+    else:
+        torch.add(now, before, alpha=decay, out=out)
+
+
+def _sum_over_time(a: Tensor) -> Tensor:
+    """Sum over the leading axis, kept as one entry: several times as fast as torch's reduction over it."""
+    total = a[:1].clone()
+    for later in a[1:]:
+        total[0].add_(later)
+    return total
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the elementwise product, in float32."""
-    if a.dtype == torch.float32:
-        return torch.dot(a.reshape(-1), b.reshape(-1))
-    return torch.sum(a * b, dtype=torch.float32)
+    """Sum of the elementwise product, accumulated in at least float32; ``a`` is dense."""
+    if any(i != j and size > 1 for i, j, size in zip(a.stride(), b.stride(), a.shape, strict=True)):
+        return torch.sum(a * b, dtype=torch.promote_types(a.dtype, torch.float32))
+    # both are dense: their entries in the order of memory, whatever the memory format, are views, never copies
+    flat_a, flat_b = (x.as_strided((x.numel(),), (1,)) for x in (a, b))
+    if a.dtype in (torch.float32, torch.float64):
+        return torch.dot(flat_a, flat_b)
+    # each row is summed in float32 as well, and only then rounded
+    return (flat_a * flat_b).view(a.shape[:2].numel(), -1).sum(1).sum(dtype=torch.float32)

@@ -18,8 +18,8 @@ class LIF(SpikingNeuron):
 
     def __init__(self, steps: int, threshold: float = 1.0, leak: float = 1.0, *, encoder: bool = False) -> None:
         super().__init__(steps, encoder=encoder)
-        self.threshold = nn.Parameter(torch.tensor(threshold))
-        self.leak = nn.Parameter(torch.tensor(leak))
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        self.leak = nn.Parameter(torch.tensor(float(leak)))
 
     def scan(self, current: Tensor, *, count: bool) -> Scan:
         """Integrate, fire and reset for ``steps`` steps over ``(T or 1, B, ...)``."""
@@ -43,7 +43,7 @@ class LIF(SpikingNeuron):
     @property
     def spike_value(self) -> float:
         """The threshold: the soft reset takes this much off the potential."""
-        return float(self.threshold)
+        return float(self.threshold.detach())
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -57,7 +57,7 @@ class SpikingNeuron(nn.Module, ABC):
 
     def forward(self, current: Tensor) -> Tensor:
         """Return the spikes ``(T * B, ...)`` for a current ``(T * B, ...)``, or ``(B, ...)`` for an encoder."""
-        by_time = current.unsqueeze(0) if self.encoder else current.unflatten(0, (self.steps, -1))
+        by_time = current.unsqueeze(0) if self.encoder else current.view(self.steps, -1, *current.shape[1:])
         if self.percentile is not None:
             self.calibrate(current, self.percentile)
         spikes, last, counted = self.scan(by_time, count=self.count is not None)
@@ -75,7 +75,7 @@ class SpikingNeuron(nn.Module, ABC):
 def positive_percentile(values: Tensor, percentile: float) -> float | None:
     """Return the percentile of ``values``; where that is not positive, the percentile of the positive ones; else None.
 
-    The fallback keeps a layer alive in which fewer than ``100 - percentile`` per cent of the pre-activations are positive.
+    The fallback keeps a layer alive of whose pre-activations fewer than ``100 - percentile`` per cent are positive.
     """
     flat = values.detach().reshape(-1).float()
     for candidates in (flat, flat[flat > 0]):

@@ -12,6 +12,11 @@ def linear_surrogate(potential: Tensor, threshold: float, gamma: float = GAMMA) 
 
     Source: arXiv 2110.05929, Eqs. 3 and 12, the surrogate being defined on the normalised potential z.
     """
-    height = gamma / threshold
-    # height - |height * (1 - U / v)|, clamped at zero: in place on one new tensor, as few passes as torch has
-    return torch.rsub(potential, height, alpha=height / threshold).abs_().clamp_(max=height).neg_().add_(height)
+    return through_triangle(torch.ones_like(potential), potential, threshold).mul_(gamma / threshold)
+
+
+def through_triangle(grad: Tensor, potential: Tensor, threshold: float, *, out: Tensor | None = None) -> Tensor:
+    """Return grad * max(0, 1 - |z|), the gradient through a surrogate of height 1, same shape as ``potential``."""
+    # grad - grad * |U - v| / v, the distance being at most v: on one new tensor, in as few passes as torch has
+    distance = torch.sub(potential, threshold, out=out).abs_().clamp_(max=threshold)
+    return torch.addcmul(grad, grad, distance, value=-1 / threshold, out=distance)

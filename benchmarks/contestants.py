@@ -23,7 +23,8 @@ Neuron = Callable[[Tensor], Tensor]
 class Peer(nn.Module):
     """The network of a peer, laid out as it is fastest: time folded into the batch, conv1 computed once for all steps.
 
-    ``neurons`` map currents with a time axis to spikes of the same shape; the axis is 0, or 1 where the library wants it.
+    ``neurons`` map currents with a time axis to spikes of the same shape; the axis is 0, or 1 where the library wants
+    it. Two libraries return float32 spikes whatever they are given: these are cast back.
     """
 
     def __init__(self, weights: nn.ModuleList, neurons: list[Neuron], steps: int, time_axis: int) -> None:
@@ -40,7 +41,7 @@ class Peer(nn.Module):
         current = self.weights[0](observations).unsqueeze(self.time_axis)
         current = current.expand(*folded, *current.shape[2:])
         for neuron, weights in zip(self.neurons, self.weights[1:], strict=True):
-            spikes = neuron(current).flatten(0, 1)
+            spikes = neuron(current).flatten(0, 1).to(current.dtype)
             if isinstance(weights, nn.Linear):
                 spikes = spikes.flatten(1)
             current = weights(spikes).unflatten(0, folded)
@@ -53,7 +54,7 @@ def ordinary() -> nn.Sequential:
 
 
 def build(name: str, steps: int, ann: nn.Sequential, observations: Tensor) -> nn.Module:
-    """Return the contestant ``name``: ``relu``, ``snnrl`` or one of the peers, all with the weights of one conversion."""
+    """Return the contestant ``name``: ``relu``, ``snnrl`` or a peer, all spiking ones converted alike."""
     if name == "relu":
         return copy.deepcopy(ann)
     network = convert(ann, observations, steps=steps).network

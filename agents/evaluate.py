@@ -1,0 +1,158 @@
+"""Play greedy episodes from given starts and see what the network does: reward, spike rates, energy."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.energy import count_operations, energy_ratio
+from snnrl.envs import make
+from snnrl.networks import spike_counts
+
+SAMPLE = 256
+"""Observations, spread over the episodes, on which operations are counted."""
+
+
+class Actor(Protocol):
+    """Whatever chooses actions as SB3's agents do."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray[Any, Any], Any]:
+        """Return actions for a batch of observations, and the state."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy episodes: raw rewards by start, spikes per neuron and decision by layer, energy of ANN over SNN."""
+
+    rewards: tuple[float, ...]
+    spike_rate: dict[str, float]
+    energy_ratio: float
+    observations: np.ndarray[Any, Any]
+
+    @property
+    def mean(self) -> float:
+        """Mean reward."""
+        return float(np.mean(self.rewards))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the reward over episodes."""
+        return float(np.std(self.rewards))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what goes into a summary."""
+        return {
+            "reward_mean": self.mean,
+            "reward_std": self.std,
+            "episodes": len(self.rewards),
+            "rewards": list(self.rewards),
+            "spike_rate": self.spike_rate,
+            "energy_ratio": self.energy_ratio,
+        }
+
+
+def episode_seeds(seed: int, purpose: str, episodes: int) -> list[int]:
+    """Return one seed per episode; purposes never share seeds, so that what was tuned on is not reported on."""
+    stream = {"train": 0, "gate": 1, "report": 2, "play": 3}[purpose]
+    state = np.random.SeedSequence([seed, stream]).generate_state(episodes)
+    return [int(value) for value in state]
+
+
+def play(
+    actor: Actor,
+    env_id: str,
+    seeds: Sequence[int],
+    *,
+    most_steps: int | None = None,
+    on_step: Callable[[np.ndarray[Any, Any]], None] = lambda observations: None,
+) -> list[float]:
+    """Play one greedy episode from every seed, all in one batch; return their rewards in the order of the seeds.
+
+    ``most_steps`` ends episodes of environments that have no limit of their own. ``on_step`` sees each batch of
+    observations ``(episodes still running, ...)``.
+    """
+    envs = [make(env_id) for _ in seeds]
+    rewards = np.zeros(len(seeds))
+    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    running = list(range(len(seeds)))
+    state, steps = None, 0
+    while running and (most_steps is None or steps < most_steps):
+        batch = np.stack([observations[index] for index in running])
+        on_step(batch)
+        actions, state = actor.predict(batch, state, np.full(len(running), steps == 0), deterministic=True)
+        kept = []
+        for row, index in enumerate(running):
+            observations[index], reward, terminated, truncated, _ = envs[index].step(actions[row])
+            rewards[index] += float(reward)
+            if not (terminated or truncated):
+                kept.append(row)
+        if state is not None:
+            state = type(state)(tuple(part[kept] for part in state.potentials))
+        running = [running[row] for row in kept]
+        steps += 1
+    for env in envs:
+        env.close()
+    return rewards.tolist()
+
+
+def evaluate(
+    agent: SpikingDQN, env_id: str, seeds: Sequence[int], *, most_steps: int | None = None
+) -> Evaluation:
+    """Play greedy episodes and measure spike rates on all of their observations, operations on a sample of them."""
+    seen = _Sampler(most=4 * SAMPLE)
+    with spike_counts(agent.q_net) as counts:
+        rewards = play(agent, env_id, seeds, most_steps=most_steps, on_step=seen.add)
+    sample = spread(np.concatenate(seen.batches), SAMPLE)
+    tensor, _ = agent.policy.obs_to_tensor(sample)
+    layers = count_operations(agent.q_net, tensor, len(sample))
+    return Evaluation(
+        tuple(rewards),
+        {layer_name(name): count.rate for name, count in counts.items()},
+        1.0 if agent.T is None else energy_ratio(layers),
+        sample,
+    )
+
+
+class _Sampler:
+    """Keeps every k-th batch, k doubling whenever more than ``most`` observations have come together."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.stride = 1
+        self.batches: list[np.ndarray[Any, Any]] = []
+        self.calls = 0
+
+    def add(self, batch: np.ndarray[Any, Any]) -> None:
+        """Keep a copy of the batch if it is its turn."""
+        if self.calls % self.stride == 0:
+            self.batches.append(batch.copy())
+            if sum(map(len, self.batches)) > self.most and len(self.batches) > 1:
+                self.batches = self.batches[::2]
+                self.stride *= 2
+        self.calls += 1
+
+
+def spread(observations: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
+    """Return at most ``most`` observations, evenly spread over all of them."""
+    return observations[:: math.ceil(len(observations) / most)]
+
+
+def layer_name(name: str) -> str:
+    """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
+    return name.removeprefix("features_extractor.").removeprefix("cnn.").removeprefix("q_net.")
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], *, draws: int = 10_000
+) -> tuple[float, float, float]:
+    """Return mean and 95 % bootstrap interval of ``ours - theirs`` over equal starts (percentile method, fixed seed)."""
+    difference = np.subtract(ours, theirs)
+    picks = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
+    low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+

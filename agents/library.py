@@ -1,0 +1,150 @@
+"""Open an agent by what a user calls it: a run folder, a file of ours or of stable-baselines3, or a shipped name."""
+
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from snnrl.agents.foreign import ACTIVATIONS, ObservationStatistics, build_q_network, read_sb3_dqn, read_vecnormalize
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.conversion import copy_in_order, load_weights
+from snnrl.envs import make
+from snnrl.errors import UserError, did_you_mean
+from snnrl.runs import RunFolder
+
+
+class Opened(NamedTuple):
+    """An agent, the environment it plays, and the file its weights come from."""
+
+    agent: SpikingDQN
+    env_id: str
+    source: str
+
+
+def shipped_agents() -> dict[str, str]:
+    """Return the agents that come with the package: name to the first line of its card."""
+    files = sorted(resources.files("snnrl.agents.zoo").iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".md"): file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        for file in files
+        if file.name.endswith(".md")
+    }
+
+
+def open_agent(
+    name: str,
+    env_id: str | None = None,
+    *,
+    T: int | None = None,
+    device: str = "auto",
+    activation: str | None = None,
+    vecnormalize: Path | None = None,
+) -> Opened:
+    """Return the agent, deciding in ``T`` timesteps if that is given.
+
+    From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T.
+
+    Raises:
+        UserError: there is no such agent, or its environment is not known.
+    """
+    path = _find(name, T)
+    if _is_sb3(path):
+        if env_id is None:
+            raise UserError(f"{path} does not tell its environment: give --env")
+        return Opened(_read_foreign(path, env_id, device, activation, vecnormalize), env_id, path.name)
+    agent = SpikingDQN.load(path, device=device)
+    env_id = env_id or agent.env_id
+    if env_id is None:
+        raise UserError(f"{path} does not tell its environment: give --env")
+    if T is not None and T != agent.T:
+        agent.reduce_to(T)
+    return Opened(agent, env_id, path.name)
+
+
+def _find(name: str, T: int | None) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        return _stage_agent(path, T)
+    if path.is_file():
+        return path
+    if path.suffix == "" and path.with_suffix(".zip").is_file():
+        return path.with_suffix(".zip")
+    if name in shipped_agents():
+        return Path(str(resources.files("snnrl.agents.zoo") / f"{name}.zip"))
+    raise UserError(f"no agent {name!r}: not a run folder, not a file{did_you_mean(name, shipped_agents())}")
+
+
+def _stage_agent(folder: Path, T: int | None) -> Path:
+    run = RunFolder(folder)
+    if not run.finished:
+        raise UserError(f"{folder} holds no finished run: train it to its end, or name one of its agents")
+    stages = {stage["T"]: folder / stage["agent"] for stage in run.summary()["stages"]}
+    trained = sorted(steps for steps in stages if steps is not None)
+    if T is None or not trained:
+        return list(stages.values())[-1]
+    return stages[min((steps for steps in trained if steps >= T), default=trained[-1])]
+
+
+def _is_sb3(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "policy.pth" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False  # the reader of our own files says what is wrong with it
+
+
+def _read_foreign(
+    path: Path, env_id: str, device: str, activation: str | None, vecnormalize: Path | None
+) -> SpikingDQN:
+    foreign = read_sb3_dqn(path, activation=activation)
+    env = DummyVecEnv([lambda: make(env_id)])
+    _check_spaces(env, foreign.observation_shape, foreign.n_actions, path)
+    arguments: dict[str, Any] = {"net_arch": list(foreign.net_arch), "activation_fn": ACTIVATIONS[foreign.activation]}
+    images = foreign.features == "nature_cnn"
+    if images:
+        width = foreign.weights["features_extractor.linear.0.weight"].shape[0]
+        arguments["features_extractor_kwargs"] = {"features_dim": width}
+        arguments["normalize_images"] = foreign.normalize_images
+    agent = SpikingDQN(
+        "CnnPolicy" if images else "MlpPolicy", env, T=None, buffer_size=1, policy_kwargs=arguments, device=device
+    )
+    copy_in_order(build_q_network(foreign), agent.q_net)
+    statistics = vecnormalize or next((p for p in _statistics_beside(path, env_id) if p.exists()), None)
+    if statistics is not None:
+        fold_normalization(agent, read_vecnormalize(statistics))
+    load_weights(agent, agent.q_net.state_dict())
+    return agent
+
+
+def _check_spaces(env: DummyVecEnv, shape: tuple[int, ...] | None, actions: int, path: Path) -> None:
+    found = tuple(env.observation_space.shape or ())
+    channels_last = (shape[1], shape[2], shape[0]) if shape is not None and len(shape) == 3 else None
+    if shape is not None and found not in (shape, channels_last):
+        raise UserError(f"{path} sees observations of shape {shape}, this environment gives {found}: give another --env")
+    if getattr(env.action_space, "n", None) != actions:
+        raise UserError(f"{path} chooses among {actions} actions, this environment has {env.action_space}")
+
+
+def _statistics_beside(path: Path, env_id: str) -> list[Path]:
+    return [path.with_name("vecnormalize.pkl"), path.parent / env_id / "vecnormalize.pkl"]
+
+
+@torch.no_grad()
+def fold_normalization(agent: SpikingDQN, statistics: ObservationStatistics) -> None:
+    """Fold VecNormalize's (o - mean) / std into the first layer, so that the agent takes raw observations.
+
+    w' = w / std, b' = b - w' mean. Its clipping of far outliers is left out.
+
+    Raises:
+        UserError: the agent's first layer is not a linear one of the statistics' width.
+    """
+    first = next(module for module in agent.q_net.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
+    if not isinstance(first, torch.nn.Linear) or first.in_features != statistics.mean.size:
+        raise UserError("VecNormalize statistics can be folded into a linear first layer of their own width only")
+    std = np.sqrt(statistics.variance + statistics.epsilon).reshape(-1)
+    first.weight /= torch.as_tensor(std, dtype=first.weight.dtype, device=first.weight.device)
+    first.bias -= first.weight @ torch.as_tensor(statistics.mean.reshape(-1), dtype=first.weight.dtype, device=first.weight.device)

@@ -1,0 +1,136 @@
+"""What a file must fulfil before an agent is made of it, each breach one line."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule
+from torch import Tensor, nn
+
+from snnrl.agents.encoding import TRUSTED_PACKAGES
+from snnrl.checkpoint import Archive, match_shapes
+from snnrl.errors import UserError
+from snnrl.files import first_line, quoted
+
+MOST_ROWS = 10**7
+"""Largest replay buffer, in transitions, that is made because a file asks for it."""
+
+_NUMBER = (int, float)
+_ARRAYS = (np.ndarray, dict, type(None))
+_TYPES: dict[str, tuple[type, ...]] = {
+    "observation_space": (spaces.Space,),
+    "action_space": (spaces.Discrete,),
+    "policy_class": (type,),
+    "replay_buffer_class": (type, type(None)),
+    "policy_kwargs": (dict,),
+    "replay_buffer_kwargs": (dict,),
+    "learning_rate": (*_NUMBER, LinearSchedule),
+    "train_freq": (int, tuple),
+    "seed": (int, type(None)),
+    **dict.fromkeys(("tensorboard_log", "env_id"), (str, type(None))),
+    **dict.fromkeys(("n_envs", "buffer_size", "batch_size", "n_steps", "gradient_steps", "_stats_window_size"), (int,)),
+    **dict.fromkeys(("optimize_memory_usage", "double_q", "calibrated"), (bool,)),
+    **dict.fromkeys(("_last_obs", "_last_episode_starts", "_last_original_obs"), _ARRAYS),
+}
+_LARGEST = {"buffer_size": MOST_ROWS, "n_envs": 10**5, "_stats_window_size": 10**6}
+
+
+def check_kind(archive: Archive, kind: str, where: str) -> None:
+    """Raise UserError unless the archive says that it holds an agent, a policy or a replay buffer, as asked."""
+    found = archive.metadata.get("kind", "something else")
+    if found != kind:
+        raise UserError(f"cannot read {where}: it holds {quoted(found)}, not {quoted(kind)}; choose another file")
+
+
+def check_setting(name: str, value: Any, where: str) -> None:
+    """Raise UserError if a setting is not of its type, or asks for more memory than any agent needs."""
+    if not isinstance(value, _TYPES.get(name, _NUMBER)):
+        raise UserError(f"cannot read {where}: {name} is {quoted(value)}; save the agent again, or pass {name}=...")
+    if name in _LARGEST and not (isinstance(value, int) and 1 <= value <= _LARGEST[name]):
+        raise UserError(f"cannot read {where}: {name} is {value}, more than {_LARGEST[name]} or none; pass {name}=...")
+
+
+def check_architecture(
+    build: Callable[..., nn.Module], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> None:
+    """Refuse a description of another network than the stored tensors, before any memory is spent on it.
+
+    The network is built without memory. If that fails in code of the caller's own, the real one is left to show why.
+
+    Raises:
+        UserError: the arguments make no network, or one of other tensors.
+    """
+    layers = arguments.get("net_arch")
+    if isinstance(layers, list | tuple) and len(layers) > len(tensors):
+        raise UserError(f"cannot read {where}: net_arch has {len(layers)} layers, the file {len(tensors)} tensors")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = build(lr_schedule=lambda _: 0.0, **arguments)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the arguments provoke
+        if any(isinstance(value, type) and not _is_known(value) for value in (build, *arguments.values())):
+            return
+        raise UserError(f"cannot read {where}: its policy cannot be made: {first_line(error)}") from error
+    match_shapes(network, tensors, where)
+
+
+def _is_known(value: type) -> bool:
+    return value.__module__.startswith((*TRUSTED_PACKAGES, "torch.optim"))
+
+
+def check_optimizer(state_dict: dict[str, Any], optimizer: torch.optim.Optimizer, where: str) -> dict[str, Any]:
+    """Return a state dict with the optimiser's own groups and hyperparameters, the file's values put in.
+
+    Raises:
+        UserError: other parameters, a hyperparameter of another type, or a state of another shape than its parameter.
+    """
+    problem = UserError(f"cannot read {where}: its optimiser does not fit its network; save the agent again")
+    groups = []
+    try:
+        for ours, theirs in zip(optimizer.state_dict()["param_groups"], state_dict["param_groups"], strict=True):
+            if ours["params"] != theirs["params"]:
+                raise problem
+            groups.append({key: _like(value, theirs.get(key, value)) for key, value in ours.items()})
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, state in state_dict["state"].items():
+            shape = parameters[index].shape
+            for value in state.values():
+                if isinstance(value, Tensor) and not _fits(value.shape, shape):
+                    raise problem
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file's values provoke
+        raise problem from error
+    return {"state": state_dict["state"], "param_groups": groups}
+
+
+def _fits(state: torch.Size, parameter: torch.Size) -> bool:
+    """Whether a tensor of the state is as large as its parameter, in each dimension or overall summed up to 1."""
+    return len(state) == 0 or (
+        len(state) == len(parameter) and all(s in (1, p) for s, p in zip(state, parameter, strict=True))
+    )
+
+
+def _like(ours: Any, theirs: Any) -> Any:
+    """Return ``theirs`` if it is of the same kind as ``ours``: a number, a flag or None, or a sequence of such."""
+    if isinstance(ours, tuple | list) and isinstance(theirs, tuple | list):
+        return type(ours)(_like(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    scalars = (bool, type(None)) if ours is None or isinstance(ours, bool) else _NUMBER
+    if isinstance(ours, Tensor | str) and type(theirs) is type(ours):
+        return theirs
+    if not isinstance(theirs, scalars):
+        raise TypeError
+    return theirs
+
+
+def check_episodes(infos: Any, successes: Any, where: str) -> None:
+    """Raise UserError unless these are records of episodes as SB3's Monitor makes them."""
+    plain = isinstance(infos, list) and isinstance(successes, list)
+    if plain and all(isinstance(info, dict) for info in infos) and all(isinstance(s, _NUMBER) for s in successes):
+        return
+    raise UserError(f"cannot read {where}: its records of episodes are damaged; save the agent again")

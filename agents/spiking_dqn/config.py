@@ -1,0 +1,177 @@
+"""The recipe of a spiking DQN experiment: a line per field, with its unit and, where it has one, its source."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from snnrl.agents.spiking_dqn.policy import MOST_STEPS
+from snnrl.errors import UserError
+from snnrl.reduction import check_schedule, schedule
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """A frozen group of fields; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Network(Settings):
+    """The Q-network."""
+
+    kind: Literal["mlp", "small", "nature"] = "mlp"
+    """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature)."""
+    features: Annotated[int, Field(ge=0)] = 128
+    """Width of the fully connected layer after the convolutions; 0 leaves it out."""
+    net_arch: tuple[Positive, ...] = ()
+    """Widths of the hidden layers of the perceptron (after the convolutions, if there are any)."""
+    batch_norm: bool = False
+    """Batch-norm after every convolution of the ordinary network; conversion folds it."""
+    dueling: bool = False
+    """Separate streams for value and advantage (arXiv 1511.06581)."""
+    neuron: Literal["lif"] = "lif"
+    """The kind of spiking neuron."""
+
+
+class DQN(Settings):
+    """Temporal-difference learning, as in SB3's DQN."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+    """Its name in torch.optim."""
+    buffer_size: Positive = 50_000
+    """Transitions."""
+    learning_starts: Annotated[int, Field(ge=0)] = 1_000
+    """Random environment steps before the first update."""
+    batch_size: Positive = 64
+    gamma: Share = 0.99
+    """Discount per step."""
+    n_steps: Positive = 3
+    """Rewards summed before bootstrapping."""
+    train_freq: Positive = 1
+    """Steps of every environment between updates."""
+    gradient_steps: Positive = 2
+    """Updates at a time."""
+    target_update_interval: Positive = 500
+    """Environment steps between copies to the target network."""
+    exploration_fraction: Share = 0.3
+    """Share of the steps over which epsilon falls."""
+    exploration_initial_eps: Share = 1.0
+    exploration_final_eps: Share = 0.05
+    max_grad_norm: Annotated[float, Field(gt=0)] = 10.0
+    double_q: bool = True
+    """arXiv 1509.06461."""
+
+
+class Training(Settings):
+    """How long a network is trained by temporal differences, and when that is enough."""
+
+    steps: Positive = 100_000
+    """Environment steps, all environments together."""
+    episodes: Positive | None = None
+    """Stop after this many episodes."""
+    target_reward: float | None = None
+    """Stop once greedy episodes reach this mean reward."""
+    eval_every: Positive = 5_000
+    """Environment steps between greedy evaluations; the best network of them is kept."""
+    checkpoint_every: Positive = 5_000
+    """Environment steps between checkpoints."""
+
+
+class Conversion(Settings):
+    """From the ordinary network to the first spiking one."""
+
+    percentile: Annotated[float, Field(gt=0, le=100)] = 90.0
+    """Of the pre-activations, for the thresholds (arXiv 2110.05929, Sec. 3)."""
+
+
+class Reduction(Settings):
+    """What a stage at fewer timesteps trains on."""
+
+    loss: Literal["distill", "td"] = "distill"
+    """Imitate the teacher's Q-values, or go on with temporal differences (arXiv 2110.05929)."""
+    teacher: Literal["ann", "previous"] = "ann"
+    """Whom to imitate: the ordinary network, or the stage before."""
+    rounds: Positive = 3
+    """Tries per stage: each adds the student's own play, labelled by the teacher, and trains again."""
+    batches: Positive = 1_000
+    """Batches per round."""
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    frames: Positive = 20_000
+    """Observations of the teacher's play."""
+    own_frames: Positive = 10_000
+    """Observations of the student's own play, added in each later round."""
+    epsilon: Share = 0.1
+    """Share of random actions while observations are gathered, and in training with loss td."""
+    q_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the loss on Q beside that on the advantage."""
+    policy_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the divergence between softened policies."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of the softened policies, in standard deviations of the teacher's advantage."""
+    td: Training = Training(steps=20_000)
+    """Length of a stage with loss td."""
+    checkpoint_every: Positive = 250
+    """Batches between checkpoints."""
+
+
+class Gate(Settings):
+    """When a stage is good enough to go on from."""
+
+    tolerance: Share = 0.02
+    """Share of the teacher's reward that a stage may lose."""
+    episodes: Positive = 20
+    """Greedy episodes, on seeds of their own."""
+
+
+class Recipe(Settings):
+    """One experiment, from the ordinary network to the spiking one at ``reduce_to`` timesteps."""
+
+    env: str
+    """Gymnasium id."""
+    n_envs: Positive = 8
+    """Parallel environments."""
+    T: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 5
+    """Timesteps of the first spiking network."""
+    reduce_to: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
+    """Timesteps of the last one."""
+    step: Positive = 2
+    """How much T falls from stage to stage."""
+    schedule: tuple[Positive, ...] | None = None
+    """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of everything: weights, environments, exploration, batches."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    report_episodes: Positive = 20
+    """Greedy episodes of the reported reward, on seeds that neither training nor gate has seen."""
+    most_steps: Positive | None = None
+    """End of a greedy episode, for environments without a limit of their own."""
+    network: Network = Network()
+    dqn: DQN = DQN()
+    ann: Training = Training()
+    """The ordinary network's training (the first stage's, from scratch)."""
+    conversion: Conversion = Conversion()
+    reduction: Reduction = Reduction()
+    gate: Gate = Gate()
+
+    @field_validator("schedule")
+    @classmethod
+    def _falls(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if steps is not None:
+            check_schedule(steps)
+        return steps
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.reduce_to > self.T:
+            raise UserError(f"reduce_to {self.reduce_to} is above T {self.T}: give 1 <= reduce_to <= T")
+        return self
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The stages' T."""
+        return self.schedule or schedule(self.T, self.reduce_to, self.step)

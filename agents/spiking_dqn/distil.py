@@ -1,0 +1,224 @@
+"""Training a network at few timesteps to imitate a teacher's Q-values on states that it meets, resumable to the bit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrl.agents.evaluate import episode_seeds
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.build import training_envs
+from snnrl.agents.spiking_dqn.config import Recipe
+from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
+from snnrl.distillation import best_linear, distillation_loss
+from snnrl.networks import constrain
+from snnrl.neurons import sum_over_time
+from snnrl.pipeline import StageFolder
+
+Report = Callable[[int, str], None]
+Gate = Callable[[SpikingDQN], tuple[float, bool]]
+"""Returns the gated reward of an agent, and whether it is enough."""
+
+
+class Distilled(NamedTuple):
+    """The best round's gated reward, whether it passed, and how many rounds were trained."""
+
+    reward: float
+    passed: bool
+    rounds: int
+
+
+def distil(
+    student: SpikingDQN,
+    teacher: SpikingDQN,
+    recipe: Recipe,
+    gate: Gate,
+    folder: StageFolder,
+    report: Report,
+    seed: int,
+) -> Distilled:
+    """Train ``student`` in place to answer as ``teacher`` does, and leave it with the weights of its best round.
+
+    The first round trains on the teacher's play. As long as the gate is missed, a further one adds the student's own
+    play, labelled by the teacher (DAgger: Ross et al. 2011, arXiv 1011.0686), and trains on everything. Each round has a
+    fresh optimiser. Goes on from the folder's checkpoint if there is one.
+    """
+    work = _Distillation(student, teacher, recipe, folder, report, seed)
+    work.resume()
+    while work.round < recipe.reduction.rounds and not work.passed:
+        work.gather()
+        work.train_round()
+        work.judge(gate)
+    student.q_net.load_state_dict(work.best)
+    student.q_net_target.load_state_dict(work.best)
+    return Distilled(work.best_reward, work.passed, work.round)
+
+
+class _Distillation:
+    def __init__(
+        self,
+        student: SpikingDQN,
+        teacher: SpikingDQN,
+        recipe: Recipe,
+        folder: StageFolder,
+        report: Report,
+        seed: int,
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.recipe, self.settings = recipe, recipe.reduction
+        self.folder, self.report, self.seed = folder, report, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.round = self.batch = 0
+        self.passed = False
+        self.best_reward = -np.inf
+        self.best: dict[str, Tensor] = {}
+        self.observations: list[Tensor] = []
+        self.answers: list[Tensor] = []
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        self.optimizer = torch.optim.Adam(self.student.q_net.parameters(), lr=self.settings.learning_rate)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        checkpoint = self.folder.load()
+        if checkpoint is None:
+            return
+        metadata, tensors = checkpoint
+        self.round, self.batch, self.passed = metadata["round"], metadata["batch"], metadata["passed"]
+        self.best_reward = float(metadata["best_reward"])
+        self.best = tensors["best"]
+        self.student.q_net.load_state_dict(tensors["student"])
+        self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], metadata["optimizer"]))
+        self.generator.set_state(tensors["random"]["generator"])
+        for number in range(metadata["gathered"]):
+            self._take(self.folder.part(f"play-{number}"))
+
+    def save(self) -> None:
+        """Write a checkpoint; what was gathered lies in parts of its own."""
+        optimizer, layout = flatten_optimizer(self.optimizer.state_dict())
+        metadata: Mapping[str, Any] = {
+            "round": self.round,
+            "batch": self.batch,
+            "passed": self.passed,
+            "best_reward": repr(self.best_reward),
+            "gathered": len(self.observations),
+            "optimizer": layout,
+        }
+        tensors = {
+            "student": self.student.q_net.state_dict(),
+            "best": self.best,
+            "optimizer": optimizer,
+            "random": {"generator": self.generator.get_state()},
+        }
+        self.folder.save(metadata, tensors)
+
+    def gather(self) -> None:
+        """Let the teacher (first round) or the student play, and write down the teacher's answers."""
+        if len(self.observations) > self.round:
+            return
+        first = self.round == 0
+        player = self.teacher if first else self.student
+        frames = self.settings.frames if first else self.settings.own_frames
+        seed = episode_seeds(self.seed, "play", self.settings.rounds)[self.round]
+        seen = gather_play(player, self.recipe, frames, seed)
+        play = {"observations": seen, "answers": q_values(self.teacher, seen)}
+        if first:
+            align_head(self.student, seen, play["answers"])
+        self.folder.add_part(f"play-{self.round}", play)
+        self._take(play)
+        self.save()
+
+    def _take(self, play: Mapping[str, Tensor]) -> None:
+        self.observations.append(play["observations"])
+        self.answers.append(play["answers"])
+
+    def train_round(self) -> None:
+        """Take the round's batches, a checkpoint now and then."""
+        if self.batch == 0:
+            self._new_optimizer()
+        observations, answers = torch.cat(self.observations), torch.cat(self.answers)
+        q_net, settings = self.student.q_net, self.settings
+        q_net.train()
+        while self.batch < settings.batches:
+            # the rate falls linearly to a tenth, so that a round ends near a minimum
+            rate = settings.learning_rate * (1 - 0.9 * self.batch / settings.batches)
+            self.optimizer.param_groups[0]["lr"] = rate
+            rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
+            loss = distillation_loss(
+                q_net(observations[rows].to(self.student.device)),
+                answers[rows].to(self.student.device),
+                q_weight=settings.q_weight,
+                policy_weight=settings.policy_weight,
+                temperature=settings.temperature,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            constrain(q_net)
+            self.batch += 1
+            if self.batch % 50 == 0:
+                self._check(loss.item())
+            if self.batch % settings.checkpoint_every == 0 and self.batch < settings.batches:
+                self.save()
+
+    def _check(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} after {self.batch} batches: lower reduction.learning_rate")
+        self.student.logger.record("distil/loss", loss)
+        self.student.logger.dump(self.round * self.settings.batches + self.batch)
+        self.report(self.round * self.settings.batches + self.batch, f"loss {loss:.4f}")
+
+    def judge(self, gate: Gate) -> None:
+        """Play for the gate, keep the weights if they are the best so far, and end the round."""
+        self.student.policy.set_training_mode(False)
+        reward, self.passed = gate(self.student)
+        if reward > self.best_reward:
+            self.best_reward = reward
+            self.best = {name: value.clone() for name, value in self.student.q_net.state_dict().items()}
+        self.round, self.batch = self.round + 1, 0
+        self.save()
+
+
+@torch.no_grad()
+def align_head(student: SpikingDQN, observations: Tensor, answers: Tensor) -> None:
+    """Give the student's linear head the weights that answer best on what the layer before it makes of the spikes.
+
+    Conversion and every lowering of T change how often that layer fires, and hence the level of all Q-values, which
+    would otherwise take most of a stage to move back. A dueling head, of two layers, is left as it is.
+    """
+    branches = student.q_net.branches()
+    if len(branches) > 1 or student.T is None:
+        return
+    head, inputs = branches[0].head, list[Tensor]()
+    hook = head.register_forward_pre_hook(lambda _, given: inputs.append(sum_over_time(given[0], student.T).cpu()))
+    q_values(student, observations)
+    hook.remove()
+    weight, bias = best_linear(torch.cat(inputs), answers)
+    head.weight.copy_(weight)
+    head.bias.copy_(bias / student.T)  # it is added at every step
+
+
+def gather_play(player: SpikingDQN, recipe: Recipe, frames: int, seed: int) -> Tensor:
+    """Return ``frames`` observations of an agent's play with some random actions, from ``n_envs`` environments."""
+    envs = training_envs(recipe, seed)
+    generator = np.random.default_rng(seed)
+    observations = envs.reset()
+    seen: list[np.ndarray[Any, Any]] = []
+    while len(seen) * envs.num_envs < frames:
+        seen.append(np.array(observations))
+        actions, _ = player.predict(observations, deterministic=True)
+        explore = generator.random(envs.num_envs) < recipe.reduction.epsilon
+        actions = np.where(explore, generator.integers(envs.action_space.n, size=envs.num_envs), actions)
+        observations, _, _, _ = envs.step(actions)
+    envs.close()
+    return torch.from_numpy(np.concatenate(seen))
+
+
+@torch.no_grad()
+def q_values(agent: SpikingDQN, observations: Tensor, batch: int = 512) -> Tensor:
+    """Return the agent's Q-values ``(N, actions)`` for observations ``(N, ...)``, on the CPU."""
+    agent.policy.set_training_mode(False)
+    return torch.cat([agent.q_net(part.to(agent.device)).cpu() for part in observations.split(batch)])

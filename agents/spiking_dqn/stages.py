@@ -1,0 +1,229 @@
+"""The main job: an ordinary DQN, its spiking conversion, and one stage after another at fewer timesteps."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from stable_baselines3.common.logger import configure
+
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.build import build_agent, training_envs
+from snnrl.agents.spiking_dqn.config import Recipe, Training
+from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
+from snnrl.agents.spiking_dqn.distil import distil, gather_play
+from snnrl.agents.spiking_dqn.td import train
+from snnrl.files import write_atomically
+from snnrl.pipeline import Result, StageFolder, run_stage
+from snnrl.reduction import Attempt, best_attempt, gate_passed, next_stage
+from snnrl.runs import RunFolder
+
+Reporter = Callable[[str, int], Callable[[int, str], None]]
+"""Begins a stage of so many steps; returns what to call with steps done and a text."""
+
+CALIBRATION = 512
+"""Observations on which thresholds are set."""
+
+
+class Job:
+    """One run of a recipe: every stage reads what the stages before it left in the run folder, and nothing else.
+
+    ``start`` is the agent to begin with instead of training an ordinary one, or None; with ``scratch`` the first
+    spiking network is trained from scratch, by temporal differences.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        reporter: Reporter,
+        say: Callable[[str], None],
+        *,
+        start: SpikingDQN | None = None,
+        scratch: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.reporter = reporter
+        self.say = say
+        self.start = start
+        self.scratch = scratch
+        self.results: dict[str, Result] = {}
+
+    def run_all(self) -> dict[str, Any]:
+        """Run all stages that have not been run, and return the summary."""
+        done: list[Attempt] = []
+        steps = self.recipe.steps
+        if self.start is not None and self.start.T is not None:
+            name = f"T{self.start.T}"
+            result = self.stage(name, functools.partial(self.take_over, name))
+            done.append(Attempt(name, self.start.T, result["gate_reward"], True))
+            steps = (self.start.T, *(T for T in steps if T < self.start.T))
+        elif not self.scratch:
+            self.stage("ann", self.train_ordinary if self.start is None else functools.partial(self.take_over, "ann"))
+        while (T := next_stage(steps, done)) is not None:
+            name = f"T{T}" if all(attempt.T != T for attempt in done) else f"T{T}-again"
+            result = self.stage(name, functools.partial(self.train_spiking, name, T, list(done)))
+            done.append(Attempt(name, T, result["gate_reward"], result["gate_passed"]))
+        summary = self.summary(done)
+        self.run.finish(summary)
+        return summary
+
+    def stage(self, name: str, work: Callable[[StageFolder], Result]) -> Result:
+        """Run one stage unless its result is there."""
+        self.results[name] = run_stage(self.run.stages, name, work)
+        return self.results[name]
+
+    def train_ordinary(self, folder: StageFolder) -> Result:
+        """Train the ordinary network by temporal differences."""
+        agent = self.agent("ann", None)
+        result = self.train_by_td("ann", agent, self.recipe.ann, folder)
+        return result | self.finish("ann", agent) | {"gate_passed": True}
+
+    def take_over(self, name: str, folder: StageFolder) -> Result:
+        """Begin with an agent that was trained elsewhere."""
+        assert self.start is not None
+        reward, _ = self.gate(self.start)
+        return {"gate_reward": reward, "gate_passed": True} | self.finish(name, self.start)
+
+    def train_spiking(self, name: str, T: int, done: list[Attempt], folder: StageFolder) -> Result:
+        """Start from the stage before, or from the ordinary network's conversion, and train at ``T`` timesteps."""
+        student = self.agent(name, T)
+        result: Result = {}
+        before = min((attempt for attempt in done if attempt.T > T), key=lambda attempt: attempt.T, default=None)
+        if before is not None:
+            previous = self.load(best_attempt(done, before.T).name)
+            previous.reduce_to(T)
+            load_weights(student, previous.q_net.state_dict())
+        elif "ann" in self.results:
+            ordinary = self.load("ann")
+            play_seed = episode_seeds(self.recipe.seed, "play", 1)[0]
+            observations = gather_play(ordinary, self.recipe, CALIBRATION, play_seed).numpy()
+            converted, report = convert_agent(
+                ordinary, observations, T=T, percentile=self.recipe.conversion.percentile
+            )
+            load_weights(student, converted.q_net.state_dict())
+            result["conversion"] = report.as_dict()
+            self.say(f"{name}: converted, {report.action_agreement:.0%} of actions agree, Q error {report.q_error:.2f} std")
+            for advice in report.advice:
+                self.say(f"{name}: {advice}")
+        teacher = self.teacher(before)
+        if teacher is None:
+            result |= self.train_by_td(name, student, self.recipe.ann, folder)
+        elif self.recipe.reduction.loss == "td":
+            result |= self.train_by_td(name, student, self.recipe.reduction.td, folder)
+        else:
+            settings = self.recipe.reduction
+            report_to = self.reporter(name, settings.rounds * settings.batches)
+            seed = self.seed(name)
+            distilled = distil(student, self.load(teacher), self.recipe, self.gate, folder, report_to, seed)
+            result |= {"gate_reward": distilled.reward, "gate_passed": distilled.passed, "rounds": distilled.rounds}
+        result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
+        return result | self.finish(name, student)
+
+    def train_by_td(self, name: str, agent: SpikingDQN, training: Training, folder: StageFolder) -> Result:
+        """Train by temporal differences and gate on greedy episodes."""
+        trained = train(agent, self.recipe, training, self.gate_seeds, folder, self.reporter(name, training.steps))
+        return {"gate_reward": trained.reward, "steps": trained.steps, "episode_rewards": trained.episode_rewards}
+
+    def teacher(self, before: Attempt | None) -> str | None:
+        """Return the name of the stage to imitate and to be measured against; None for the first one from scratch."""
+        if "ann" in self.results and (self.recipe.reduction.teacher == "ann" or before is None):
+            return "ann"
+        return None if before is None else before.name
+
+    def finish(self, name: str, agent: SpikingDQN) -> Result:
+        """Write the stage's agent and report on it, on seeds that were used for nothing else."""
+        agent.save(self.run.agent(name))
+        evaluation = self.report(agent)
+        self.say(f"{name}: reward {evaluation.mean:.1f} +- {evaluation.std:.1f}, {agent_rates(evaluation)}")
+        return {"name": name, "T": agent.T, "agent": f"{name}.zip"} | evaluation.as_dict()
+
+    def report(self, agent: SpikingDQN) -> Evaluation:
+        """Play the reported episodes."""
+        seeds = episode_seeds(self.recipe.seed, "report", self.recipe.report_episodes)
+        return evaluate(agent, self.recipe.env, seeds, most_steps=self.recipe.most_steps)
+
+    @property
+    def gate_seeds(self) -> list[int]:
+        """Starts of the episodes that gate and choose between networks."""
+        return episode_seeds(self.recipe.seed, "gate", self.recipe.gate.episodes)
+
+    def gate(self, agent: SpikingDQN) -> tuple[float, bool]:
+        """Return the reward on the gate's episodes and whether it is within the tolerance of the teacher's."""
+        rewards = play(agent, self.recipe.env, self.gate_seeds, most_steps=self.recipe.most_steps)
+        reward = sum(rewards) / len(rewards)
+        return reward, self.passes(reward)
+
+    def passes(self, reward: float) -> bool:
+        """Compare with the first stage's reward on the same episodes."""
+        first = next(iter(self.results.values()), {"gate_reward": reward})
+        return gate_passed(reward, first["gate_reward"], self.recipe.gate.tolerance)
+
+    def agent(self, name: str, T: int | None) -> SpikingDQN:
+        """Return an untrained agent for a stage, with the stage's logger."""
+        seed = self.seed(name)
+        recipe = self.recipe if T is None or self.scratch else fine_tuning(self.recipe)
+        agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=self.start)
+        agent.set_logger(configure(str(self.run.logs(name)), ["csv", "tensorboard"]))
+        return agent
+
+    def load(self, name: str) -> SpikingDQN:
+        """Return the agent that a stage left."""
+        return SpikingDQN.load(self.run.agent(name), device=self.recipe.device)
+
+    def seed(self, name: str) -> int:
+        """Return a seed for a stage, different for each."""
+        return episode_seeds(self.recipe.seed + sum(map(ord, name)), "train", 1)[0]
+
+    def summary(self, done: list[Attempt]) -> dict[str, Any]:
+        """Return the stages' figures, the best of each T, with the paired difference to the ordinary network."""
+        names = (["ann"] if "ann" in self.results else []) + [best_attempt(done, T).name for T in self.order(done)]
+        stages = []
+        for name in names:
+            result = dict(self.results[name])
+            rewards = result["rewards"]
+            if result["T"] is not None:
+                result |= self.promote(name, f"T{result['T']}")
+                if "ann" in self.results:
+                    mean, low, high = paired_difference(rewards, self.results["ann"]["rewards"])
+                    result["difference"] = {"mean": mean, "low": low, "high": high}
+            stages.append(result)
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": self.recipe.seed,
+            "stages": stages,
+            "attempts": [attempt._asdict() for attempt in done],
+            "gate_met": bool(self.results[names[-1]]["gate_passed"]),
+            "minutes": round(sum(result["minutes"] for result in self.results.values()), 2),
+            "threads": torch.get_num_threads(),
+        }
+
+    def promote(self, attempt: str, name: str) -> Result:
+        """Let a second try that did better take the first one's place as the agent at its T."""
+        if attempt != name:
+            write_atomically(self.run.agent(name), self.run.agent(attempt).read_bytes())
+        return {"name": name, "agent": f"{name}.zip"}
+
+    @staticmethod
+    def order(done: list[Attempt]) -> list[int]:
+        """Return every T that was trained, falling."""
+        return sorted({attempt.T for attempt in done}, reverse=True)
+
+
+def fine_tuning(recipe: Recipe) -> Recipe:
+    """Return the recipe for a stage that goes on from a trained network: its own learning rate, little exploration."""
+    reduction = recipe.reduction
+    changes = {
+        "learning_rate": reduction.learning_rate,
+        "exploration_initial_eps": reduction.epsilon,
+        "exploration_final_eps": reduction.epsilon,
+    }
+    return recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update=changes)})
+
+
+def agent_rates(evaluation: Evaluation) -> str:
+    """Return energy ratio and mean spike rates of an evaluation on one line."""
+    rates = ", ".join(f"{name} {rate:.2f}" for name, rate in evaluation.spike_rate.items())
+    return f"energy ratio {evaluation.energy_ratio:.2f}" + (f", spikes per neuron: {rates}" if rates else "")

@@ -1,0 +1,101 @@
+"""``snnrl play AGENT``: a video of greedy episodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import tyro
+
+from snnrl.agents.evaluate import episode_seeds
+from snnrl.agents.library import open_agent, shipped_agents
+from snnrl.arguments import parse, positional
+from snnrl.display import Display, print_json
+from snnrl.envs import make
+from snnrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Write a video of greedy episodes."""
+
+    out: Path = Path("play.mp4")
+    """The video; an existing file is not overwritten."""
+    episodes: int = 1
+    """Episodes, one after the other."""
+    seed: int = 0
+    """Of the starts."""
+    T: int | None = None
+    """Timesteps; default: the agent's own."""
+    env: str | None = None
+    """Gymnasium id; default: the environment that the agent was trained in."""
+    most_steps: int = 10_000
+    """End of an episode, for environments without a limit of their own."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print file, frames and rewards as one JSON object on the last line of stdout."""
+
+
+def play(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    name, rest = positional(arguments, "play", "AGENT", shipped_agents())
+    options = parse(PlayOptions, rest, f"play {name}")
+    if options.out.exists():
+        raise UserError(f"{options.out} exists: give another --out")
+    if options.out.suffix != ".mp4":
+        raise UserError(f"--out {options.out} must end in .mp4")
+    opened = open_agent(name, options.env, T=options.T)
+    rewards: list[float] = []
+    frames = 0
+    with Display(options.as_json) as display, _Video(options.out) as video:
+        for seed in episode_seeds(options.seed, "report", options.episodes):
+            env = make(opened.env_id, render_mode="rgb_array")
+            fps = float(env.metadata.get("render_fps", 30))
+            observation, _ = env.reset(seed=seed)
+            rewards.append(0.0)
+            for _ in range(options.most_steps):
+                video.write(env.render(), fps)
+                frames += 1
+                action, _ = opened.agent.predict(observation, deterministic=True)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                rewards[-1] += float(reward)
+                if terminated or truncated:
+                    break
+            env.close()
+            display.say(f"episode {len(rewards)}: reward {rewards[-1]:.1f}")
+    display.say(f"wrote {options.out}, {frames} frames")
+    if options.as_json:
+        print_json({"out": str(options.out), "frames": frames, "rewards": rewards})
+    return 0
+
+
+class _Video:
+    """An MPEG-4 file that appears under its name once it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(f".{path.stem}.partial.mp4")
+        self.writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> "_Video":
+        return self
+
+    def write(self, frame: Any, fps: float) -> None:
+        """Append an RGB frame."""
+        if not isinstance(frame, np.ndarray):
+            raise UserError("this environment draws no frames (render_mode rgb_array)")
+        if self.writer is None:
+            size = frame.shape[1], frame.shape[0]
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+            if not self.writer.isOpened():
+                raise UserError(f"cannot write {self.path}: is its folder there and writable?")
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.release()
+            if kind is None:
+                self.partial.replace(self.path)
+            else:
+                self.partial.unlink(missing_ok=True)

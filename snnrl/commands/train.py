@@ -1,0 +1,89 @@
+"""``snnrl train RECIPE``: the whole way from an ordinary network to a spiking one at few timesteps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from snnrl.agents.library import open_agent
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.config import Recipe
+from snnrl.agents.spiking_dqn.stages import Job
+from snnrl.arguments import parse, positional
+from snnrl.config import read_recipe, recipe_names
+from snnrl.display import Display, print_json, rates
+from snnrl.errors import UserError
+from snnrl.runs import RunFolder
+
+
+class TrainOptions(Recipe):
+    """Train an ordinary DQN, convert it to a spiking one at T timesteps, and lower T stage by stage to --reduce-to."""
+
+    start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
+    """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with."""
+    run: Path | None = None
+    """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the summary as one JSON object on the last line of stdout."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    name, rest = positional(arguments, "train", "RECIPE", recipe_names())
+    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**read_recipe(name, Recipe).model_dump()))
+    recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
+    start, scratch = None, options.start == "scratch"
+    if options.start not in ("ann", "scratch"):
+        start = open_agent(options.start, recipe.env).agent
+    run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
+    summary, code = run_job(recipe, run, options.start, start, scratch, options.as_json)
+    if options.as_json:
+        print_json(summary)
+    return code
+
+
+def run_job(
+    recipe: Recipe, run: RunFolder, origin: str, start: SpikingDQN | None, scratch: bool, quiet: bool
+) -> tuple[dict[str, Any], int]:
+    """Run or take up a job, show its table, and return the summary and the exit code."""
+    with Display(quiet) as display:
+        resumed = run.open({**recipe.model_dump(mode="json"), "from": origin})
+        if run.finished:
+            display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
+            summary = run.summary()
+        else:
+            display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
+            job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
+            try:
+                summary = job.run_all()
+            except KeyboardInterrupt:
+                display.say(f"interrupted; the same command goes on from the last checkpoint in {run.path}")
+                raise
+            except FloatingPointError as error:
+                raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
+    show(summary, display)
+    if not summary["gate_met"]:
+        display.say("the last stage missed its gate; its best agent is kept")
+    return summary, 0 if summary["gate_met"] else 3
+
+
+def show(summary: dict[str, Any], display: Display) -> None:
+    """Print the table of stages."""
+    columns = ["stage", "reward", "difference to first (95 %)", "spikes per neuron", "energy ratio", "minutes"]
+    rows = []
+    for stage in summary["stages"]:
+        difference = stage.get("difference")
+        rows.append(
+            [
+                stage["name"],
+                f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}",
+                f"{difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}]" if difference else "",
+                rates(stage["spike_rate"]),
+                f"{stage['energy_ratio']:.2f}",
+                f"{stage['minutes']:.1f}",
+            ]
+        )
+    episodes = summary["stages"][0]["episodes"]
+    display.table(f"{summary['recipe']['env']}, seed {summary['seed']}, {episodes} greedy episodes", columns, rows)

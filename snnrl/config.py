@@ -1,0 +1,90 @@
+"""Recipes: YAML files, validated into typed objects; every mistake is one line that names the place."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from snnrl.errors import UserError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def recipe_names() -> dict[str, str]:
+    """Return the shipped recipes: name to the first line of its comment."""
+    files = sorted(resources.files("snnrl.configs").iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        for file in files
+        if file.name.endswith(".yaml")
+    }
+
+
+def read_recipe(name: str, model: type[Model]) -> Model:
+    """Return the recipe with this name, or in the YAML file at this path.
+
+    Raises:
+        UserError: there is none, its YAML is broken, or a key or value in it is wrong.
+    """
+    if name in recipe_names():
+        text, where = (resources.files("snnrl.configs") / f"{name}.yaml").read_text(encoding="utf-8"), name
+    else:
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
+        try:
+            text, where = path.read_text(encoding="utf-8"), name
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the recipe {name}: {getattr(error, 'strerror', None) or 'not text'}") from error
+    return validate(model, _parse(text, where), where)
+
+
+def validate(model: type[Model], values: dict[str, Any], where: str) -> Model:
+    """Return the typed object.
+
+    Raises:
+        UserError: the first wrong key or value, with the nearest valid name.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, model)}") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return one line for the first problem: where it is, what is wrong, what is near."""
+    problem = error.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(path)!r}{did_you_mean(path[-1], _fields(model, path[:-1]))}"
+    if "error" in problem.get("ctx", {}):
+        return str(problem["ctx"]["error"])
+    name = ".".join(path) or "the recipe"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{name}: {message}" + ("" if problem["type"] == "missing" else f", not {problem['input']!r}")
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        inner = model.model_fields[part].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        # no tags, YAML 1.2 numbers (1e-4 is one), and an error for a key given twice
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        line = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}{line}: not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: a recipe is a mapping of keys to values, such as 'env: CartPole-v1'")
+    return values

@@ -1,0 +1,56 @@
+"""Losses and a closed-form start that let a network at few timesteps imitate a teacher's Q-values."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LINEAR_RANGE = 0.1
+"""Advantages below this share of the teacher's standard deviation count linearly, larger ones logarithmically."""
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, *, q_weight: float, policy_weight: float, temperature: float
+) -> Tensor:
+    """Return the loss between Q-values ``(B, actions)`` of student and teacher, a scalar.
+
+    With A = Q - mean_a Q, s_A and s_Q the teacher's standard deviations over the batch (so that no environment's reward
+    scale matters), c = 0.1 s_A and f(a) = sign(a) log(1 + |a| / c): mean (f(A_s) - f(A_t))^2
+    + q_weight * mean (Q_s - Q_t)^2 / s_Q^2
+    + policy_weight * KL(softmax(A_t / (temperature s_A)) || softmax(A_s / (temperature s_A))).
+    The advantage decides the action; f keeps the few states where an action is disastrous from drowning the many where
+    the better one is better by little.
+    """
+    student_advantage = student - student.mean(dim=1, keepdim=True)
+    teacher_advantage = teacher - teacher.mean(dim=1, keepdim=True)
+    spread = teacher_advantage.std().clamp(min=1e-6)
+    scale = LINEAR_RANGE * spread
+    loss = functional.mse_loss(_compress(student_advantage / scale), _compress(teacher_advantage / scale))
+    if q_weight:
+        q_spread = teacher.std().clamp(min=1e-6)
+        loss = loss + q_weight * functional.mse_loss(student / q_spread, teacher / q_spread)
+    if policy_weight:
+        log_student = functional.log_softmax(student_advantage / (temperature * spread), dim=1)
+        log_teacher = functional.log_softmax(teacher_advantage / (temperature * spread), dim=1)
+        loss = loss + policy_weight * functional.kl_div(
+            log_student, log_teacher, log_target=True, reduction="batchmean"
+        )
+    return loss
+
+
+def _compress(values: Tensor) -> Tensor:
+    return values.sign() * torch.log1p(values.abs())
+
+
+def best_linear(features: Tensor, answers: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Return weight ``(K, H)`` and bias ``(K,)`` of the linear layer that maps features to answers best.
+
+    Ridge regression, argmin_W sum |F W^T + b - Y|^2 + ridge * mean_i C_ii |W|^2 with C the features' covariance,
+    ``features`` ``(N, H)``, ``answers`` ``(N, K)``; the bias is not penalised.
+    """
+    features, answers = features.double(), answers.double()
+    centre, mean = features.mean(0), answers.mean(0)
+    deviations = features - centre
+    covariance = deviations.T @ deviations / len(features)
+    penalty = ridge * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)
+    weight = torch.linalg.solve(covariance + penalty, deviations.T @ (answers - mean) / len(features)).T
+    return weight.float(), (mean - weight @ centre).float()

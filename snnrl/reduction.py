@@ -1,0 +1,73 @@
+"""Lowering T stage by stage: which T comes next, and what to do when a stage falls short. Pure functions."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from snnrl.errors import UserError
+
+
+class Attempt(NamedTuple):
+    """A finished stage: its timesteps, the reward that its gate saw, and whether that was within the tolerance."""
+
+    name: str
+    T: int
+    reward: float
+    passed: bool
+
+
+def schedule(first: int, last: int, step: int) -> tuple[int, ...]:
+    """Return first, first - step, ..., last; the final step may be shorter.
+
+    Raises:
+        UserError: the numbers do not describe a descent to at least one timestep.
+    """
+    if not 1 <= last <= first:
+        raise UserError(f"cannot reduce from T={first} to {last}: give 1 <= reduce-to <= T")
+    if step < 1:
+        raise UserError(f"step must be at least 1, not {step}")
+    return (*range(first, last, -step), last)
+
+
+def check_schedule(steps: Sequence[int]) -> None:
+    """Check a list of T given by hand.
+
+    Raises:
+        UserError: it is empty, does not fall strictly, or goes below 1.
+    """
+    if not steps or steps[-1] < 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
+        raise UserError(f"the schedule {','.join(map(str, steps))} must fall strictly, down to at least 1, such as 5,3,1")
+
+
+def next_stage(steps: Sequence[int], done: Sequence[Attempt]) -> int | None:
+    """Return the T of the next stage, or None when there is nothing left to do.
+
+    Stages follow the schedule. After a stage that missed its gate, a T halfway up to the stage before it is inserted,
+    and the missed T tried once more from there; where no T lies between, or the second try misses as well, the
+    better agent is kept and the schedule goes on.
+    """
+    reached = {attempt.T for attempt in done}
+    if done and not done[-1].passed:
+        missed = done[-1].T
+        tries = [attempt for attempt in done if attempt.T == missed]
+        above = min((T for T in reached if T > missed), default=missed)
+        between = (above + missed) // 2
+        if len(tries) == 1 and missed in steps and missed < between < above:
+            return between
+    for T in steps:
+        tries = [attempt for attempt in done if attempt.T == T]
+        if not tries:
+            return T
+        helped = any(attempt.T > T for attempt in done[done.index(tries[0]) + 1 :])
+        if len(tries) == 1 and not tries[0].passed and helped:
+            return T
+    return None
+
+
+def best_attempt(done: Sequence[Attempt], T: int) -> Attempt:
+    """Return the attempt at ``T`` with the highest gated reward, the earlier one of equals."""
+    return max((attempt for attempt in done if attempt.T == T), key=lambda attempt: attempt.reward)
+
+
+def gate_passed(reward: float, teacher: float, tolerance: float) -> bool:
+    """Say whether ``reward`` is at most ``tolerance`` (a share of the teacher's |reward|) below the teacher's."""
+    return reward >= teacher - tolerance * abs(teacher)

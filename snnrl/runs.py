@@ -1,0 +1,84 @@
+"""The run folder: one recipe, one seed, everything that came of it."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from snnrl.errors import UserError
+from snnrl.files import read_json, write_json
+
+PACKAGES = ("snnrl", "torch", "stable-baselines3", "gymnasium", "numpy")
+
+
+class RunFolder:
+    """``config.json``, stage agents ``NAME.zip``, ``stages/``, ``logs/`` (TensorBoard, CSV) and ``summary.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def stages(self) -> Path:
+        """Where stages keep their results and, while they run, their checkpoints."""
+        return self.path / "stages"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / "summary.json").exists()
+
+    def agent(self, name: str) -> Path:
+        """Path of a stage's agent."""
+        return self.path / f"{name}.zip"
+
+    def logs(self, name: str) -> Path:
+        """A folder for the logs of a stage; each continuation of a stage gets one of its own."""
+        number, folder = 1, self.path / "logs" / name
+        while folder.exists():
+            number += 1
+            folder = self.path / "logs" / f"{name}-{number}"
+        return folder
+
+    def open(self, config: Mapping[str, Any]) -> bool:
+        """Make the folder, or take it up again; return whether there was a run in it.
+
+        Raises:
+            UserError: it belongs to a run with another configuration; the differing keys are named.
+        """
+        stored = self.path / "config.json"
+        if stored.exists():
+            differing = sorted(_differences(read_json(stored)["config"], config))
+            if differing:
+                raise UserError(
+                    f"{self.path} holds a run with another configuration ({', '.join(differing)}): "
+                    "give the same settings to go on with it, or another --run folder"
+                )
+            return True
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: give another --run folder")
+        self.stages.mkdir(parents=True, exist_ok=True)
+        versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
+        write_json(stored, {"config": dict(config), "versions": versions})
+        return False
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, which makes the run finished."""
+        write_json(self.path / "summary.json", dict(summary))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary of a finished run."""
+        found: dict[str, Any] = read_json(self.path / "summary.json")
+        return found
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the values that differ."""
+    found: list[str] = []
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} before, {after} now")
+    return found

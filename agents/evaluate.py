@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from stable_baselines3.common.logger import Logger
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
@@ -140,6 +141,19 @@ class _Sampler:
 def spread(observations: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
     """Return at most ``most`` observations, evenly spread over all of them."""
     return observations[:: math.ceil(len(observations) / most)]
+
+
+def record(logger: Logger, group: str, evaluation: Evaluation) -> None:
+    """Hand reward, spikes per neuron and energy ratio to SB3's logger (TensorBoard, CSV)."""
+    logger.record(f"{group}/reward", evaluation.mean)
+    logger.record(f"{group}/energy_ratio", evaluation.energy_ratio)
+    for name, rate in evaluation.spike_rate.items():
+        logger.record(f"{group}/spikes_{name}", rate)
+
+
+def mean_rate(spike_rate: dict[str, float]) -> str:
+    """Return the layers' mean spike rate as a note for a progress bar; nothing for the ordinary network."""
+    return f", {np.mean(list(spike_rate.values())):.2f} spikes per neuron" if spike_rate else ""
 
 
 def layer_name(name: str) -> str:

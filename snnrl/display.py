@@ -21,6 +21,8 @@ class Display:
         self.quiet = quiet
         self.errors = Console(stderr=True)
         self.console = Console()
+        if not self.console.is_terminal:
+            self.console = Console(width=140)
         self.progress = Progress(
             TextColumn("{task.description:>9}"),
             BarColumn(),
@@ -71,7 +73,7 @@ class Display:
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         console = self.errors if self.quiet else self.console
-        console.print(table, width=None if console.is_terminal else 120)
+        console.print(table)
 
 
 def rates(spike_rate: dict[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Stages that survive being killed: a stage's result is stored once it is done, its checkpoint until then."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from snnrl.files import read_json, write_json
 
 Result = dict[str, Any]
 
+STOP = threading.Event()
+"""Set when the user asks to stop; a stage then saves at its next safe moment and raises KeyboardInterrupt."""
+
 
 class StageFolder:
     """Where a stage keeps what it needs to go on: one checkpoint, replaced as a whole, and parts written only once."""
@@ -23,6 +27,7 @@ class StageFolder:
             leftover.unlink()
         self._started = time.monotonic()
         self._before = 0.0
+        self.saving = 0.0
 
     @property
     def seconds(self) -> float:
@@ -38,12 +43,22 @@ class StageFolder:
         return archive
 
     def save(self, metadata: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint; if the user asked to stop, this is the moment.
+
+        Raises:
+            KeyboardInterrupt: the checkpoint is written, and the user had asked to stop.
+        """
+        begun = time.monotonic()
         write_archive(self._checkpoint, {**metadata, "seconds": self.seconds}, tensors)
+        self.saving += time.monotonic() - begun
+        if STOP.is_set():
+            raise KeyboardInterrupt
 
     def add_part(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write a part, such as the newest rows of a replay buffer, before the checkpoint that refers to it."""
+        begun = time.monotonic()
         write_archive(self.path / f"{name}.zip", {"kind": "part"}, {"part": tensors})
+        self.saving += time.monotonic() - begun
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """Return the tensors of a part."""
@@ -79,6 +94,7 @@ def run_stage(folder: Path, name: str, work: Callable[[StageFolder], Result]) ->
     stage = StageFolder(folder / name)
     result = work(stage)
     result["minutes"] = round(stage.seconds / 60, 2)
+    result["checkpoint_share"] = round(stage.saving / stage.seconds, 4)
     write_json(stored, result)
     stage.clear()
     return result

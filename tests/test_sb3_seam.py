@@ -695,7 +695,7 @@ def test_the_pixel_probe_is_learnt_by_the_cnn_policy(T):
         policy_kwargs={"features_extractor_kwargs": {"network": "small", "features_dim": 32}},
         T=T,
         seed=0,
-    ).learn(240)
+    ).learn(480)
     images = np.zeros((2, 1, 36, 36), np.uint8)
     images[0, :, :, :18] = images[1, :, :, 18:] = 255
     q_values = agent.q_net(torch.as_tensor(images))

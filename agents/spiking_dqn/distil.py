@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrl.agents.evaluate import episode_seeds
+from snnrl.agents.evaluate import episode_seeds, layer_name, mean_rate
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
 from snnrl.distillation import best_linear, distillation_loss
-from snnrl.networks import constrain
+from snnrl.networks import constrain, spike_counts
 from snnrl.neurons import sum_over_time
-from snnrl.pipeline import StageFolder
+from snnrl.pipeline import STOP, StageFolder
 
 Report = Callable[[int, str], None]
 Gate = Callable[[SpikingDQN], tuple[float, bool]]
@@ -147,8 +147,10 @@ class _Distillation:
             rate = settings.learning_rate * (1 - 0.9 * self.batch / settings.batches)
             self.optimizer.param_groups[0]["lr"] = rate
             rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
+            with spike_counts(q_net) as counts:
+                answered = q_net(observations[rows].to(self.student.device))
             loss = distillation_loss(
-                q_net(observations[rows].to(self.student.device)),
+                answered,
                 answers[rows].to(self.student.device),
                 q_weight=settings.q_weight,
                 policy_weight=settings.policy_weight,
@@ -160,16 +162,21 @@ class _Distillation:
             constrain(q_net)
             self.batch += 1
             if self.batch % 50 == 0:
-                self._check(loss.item())
-            if self.batch % settings.checkpoint_every == 0 and self.batch < settings.batches:
+                self._check(loss.item(), {name: count.rate for name, count in counts.items()})
+            due = STOP.is_set() or self.batch % settings.checkpoint_every == 0
+            if due and self.batch < settings.batches:
                 self.save()
 
-    def _check(self, loss: float) -> None:
+    def _check(self, loss: float, spike_rate: dict[str, float]) -> None:
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} after {self.batch} batches: lower reduction.learning_rate")
+        done = self.round * self.settings.batches + self.batch
         self.student.logger.record("distil/loss", loss)
-        self.student.logger.dump(self.round * self.settings.batches + self.batch)
-        self.report(self.round * self.settings.batches + self.batch, f"loss {loss:.4f}")
+        for name, rate in spike_rate.items():
+            self.student.logger.record(f"distil/spikes_{layer_name(name)}", rate)
+        self.student.logger.dump(done)
+        reward = f", reward {self.best_reward:.1f}" if self.round else ""
+        self.report(done, f"loss {loss:.4f}{reward}{mean_rate(spike_rate)}")
 
     def judge(self, gate: Gate) -> None:
         """Play for the gate, keep the weights if they are the best so far, and end the round."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.logger import configure
 
-from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play, record
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
@@ -137,6 +137,8 @@ class Job:
         """Write the stage's agent and report on it, on seeds that were used for nothing else."""
         agent.save(self.run.agent(name))
         evaluation = self.report(agent)
+        record(agent.logger, "report", evaluation)
+        agent.logger.dump(0)
         self.say(f"{name}: reward {evaluation.mean:.1f} +- {evaluation.std:.1f}, {agent_rates(evaluation)}")
         return {"name": name, "T": agent.T, "agent": f"{name}.zip"} | evaluation.as_dict()
 

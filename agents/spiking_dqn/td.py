@@ -8,13 +8,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from snnrl.agents.encoding import decode, encode
-from snnrl.agents.evaluate import play
+from snnrl.agents.evaluate import evaluate, mean_rate, record
 from snnrl.agents.spiking_dqn import replay, storage
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.random_state import random_state, set_random_state
 from snnrl.checkpoint import Archive
-from snnrl.pipeline import StageFolder
+from snnrl.pipeline import STOP, StageFolder
 
 Report = Callable[[int, str], None]
 """Called with steps done and a text on how it goes."""
@@ -66,6 +66,7 @@ class _Progress(BaseCallback):
         self.best_weights: dict[str, Tensor] | None = None
         self.episode_rewards: list[float] = []
         self.evaluated = self.saved = 0
+        self.rates = ""
         self.parts: list[tuple[int, int]] = []
 
     @property
@@ -78,7 +79,8 @@ class _Progress(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # between two rollouts nothing is half done: no transition is unstored, no update is pending
-        if self.num_timesteps // self.training.checkpoint_every > self.saved // self.training.checkpoint_every:
+        every = self.training.checkpoint_every
+        if STOP.is_set() or self.num_timesteps // every > self.saved // every:
             self.save()
 
     def _on_step(self) -> bool:
@@ -88,7 +90,7 @@ class _Progress(BaseCallback):
             self.evaluated = self.num_timesteps
             self.evaluate(self.agent)
         recent = self.episode_rewards[-20:]
-        self.report(self.num_timesteps, f"reward {np.mean(recent):.1f}" if recent else "")
+        self.report(self.num_timesteps, f"reward {np.mean(recent):.1f}{self.rates}" if recent else "")
         return not self.enough
 
     @property
@@ -98,10 +100,12 @@ class _Progress(BaseCallback):
 
     def evaluate(self, agent: SpikingDQN) -> None:
         """Play greedy episodes and keep the weights if they did better than any before."""
-        reward = float(np.mean(play(agent, self.recipe.env, self.seeds, most_steps=self.recipe.most_steps)))
-        agent.logger.record("eval/reward", reward)
-        if reward > self.best_reward:
-            self.best_reward = reward
+        evaluation = evaluate(agent, self.recipe.env, self.seeds, most_steps=self.recipe.most_steps)
+        record(agent.logger, "eval", evaluation)
+        agent.logger.dump(agent.num_timesteps)
+        self.rates = mean_rate(evaluation.spike_rate)
+        if evaluation.mean > self.best_reward:
+            self.best_reward = evaluation.mean
             self.best_weights = {name: value.clone() for name, value in agent.q_net.state_dict().items()}
 
     def save(self) -> None:

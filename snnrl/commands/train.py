@@ -1,6 +1,8 @@
 """``snnrl train RECIPE``: the whole way from an ordinary network to a spiking one at few timesteps."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from snnrl.arguments import parse, positional
 from snnrl.config import read_recipe, recipe_names
 from snnrl.display import Display, print_json, rates
 from snnrl.errors import UserError
+from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
 
 
@@ -57,7 +60,8 @@ def run_job(
             display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
             job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
             try:
-                summary = job.run_all()
+                with saving_on_interrupt(display):
+                    summary = job.run_all()
             except KeyboardInterrupt:
                 display.say(f"interrupted; the same command goes on from the last checkpoint in {run.path}")
                 raise
@@ -67,6 +71,23 @@ def run_job(
     if not summary["gate_met"]:
         display.say("the last stage missed its gate; its best agent is kept")
     return summary, 0 if summary["gate_met"] else 3
+
+
+@contextmanager
+def saving_on_interrupt(display: Display) -> Iterator[None]:
+    """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""
+
+    def ask(*_: object) -> None:
+        STOP.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        display.say("saving; Ctrl-C again stops at once, from the last checkpoint")
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        STOP.clear()
+        signal.signal(signal.SIGINT, previous)
 
 
 def show(summary: dict[str, Any], display: Display) -> None:

@@ -1,0 +1,41 @@
+"""The Python blocks of the documentation run as they stand, each by itself; shell blocks are marked sh and left alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LANGUAGES = {"python", "sh", "yaml", ""}
+
+
+def blocks() -> dict[str, tuple[str, str]]:
+    found = {}
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = file.read_text(encoding="utf-8")
+        for block in FENCED.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            found[f"{file.relative_to(ROOT)}:{line}"] = (block[1], block[2])
+    return found
+
+
+def python_blocks() -> dict[str, str]:
+    return {where: code for where, (language, code) in blocks().items() if language == "python"}
+
+
+@pytest.mark.parametrize(("where", "code"), python_blocks().items(), ids=python_blocks())
+def test_python_blocks_run(where: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, line = where.rsplit(":", 1)
+    # empty lines in front, so that a traceback names the line of the document
+    exec(compile("\n" * int(line) + code, file, "exec"), {"__name__": "__main__"})
+
+
+def test_every_block_is_of_a_known_language() -> None:
+    for where, (language, _) in blocks().items():
+        assert language in LANGUAGES, f"{where} is marked {language!r}: it would not be run"
+
+
+def test_the_guide_to_stable_baselines3_is_tested() -> None:
+    assert sum(where.startswith("docs/sb3.md") for where in python_blocks()) >= 5

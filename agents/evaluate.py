@@ -98,7 +98,7 @@ def play(
         steps += 1
     for env in envs:
         env.close()
-    return rewards.tolist()
+    return [float(reward) for reward in rewards]
 
 
 def evaluate(
@@ -164,7 +164,7 @@ def layer_name(name: str) -> str:
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], *, draws: int = 10_000
 ) -> tuple[float, float, float]:
-    """Return mean and 95 % bootstrap interval of ``ours - theirs`` over equal starts (percentile method, fixed seed)."""
+    """Return mean and 95 % interval of ``ours - theirs`` over equal starts (percentile bootstrap, fixed seed)."""
     difference = np.subtract(ours, theirs)
     picks = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
     low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])

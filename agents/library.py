@@ -49,17 +49,18 @@ def open_agent(
     From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T.
 
     Raises:
-        UserError: there is no such agent, or its environment is not known.
+        UserError: there is no such agent, its environment is not known or another one, or ``T`` is given for an
+            ordinary network.
     """
     path = _find(name, T)
-    if _is_sb3(path):
-        if env_id is None:
-            raise UserError(f"{path} does not tell its environment: give --env")
-        return Opened(_read_foreign(path, env_id, device, activation, vecnormalize), env_id, path.name)
-    agent = SpikingDQN.load(path, device=device)
-    env_id = env_id or agent.env_id
+    agent = None if _is_sb3(path) else SpikingDQN.load(path, device=device)
+    env_id = env_id or (agent and agent.env_id)
     if env_id is None:
         raise UserError(f"{path} does not tell its environment: give --env")
+    if agent is None:
+        agent = _read_foreign(path, env_id, device, activation, vecnormalize)
+    else:
+        _check_spaces(env_id, agent.observation_space.shape, getattr(agent.action_space, "n", None), path)
     if T is not None and T != agent.T:
         agent.reduce_to(T)
     return Opened(agent, env_id, path.name)
@@ -71,21 +72,27 @@ def _find(name: str, T: int | None) -> Path:
         return _stage_agent(path, T)
     if path.is_file():
         return path
-    if path.suffix == "" and path.with_suffix(".zip").is_file():
-        return path.with_suffix(".zip")
-    if name in shipped_agents():
+    zipped = Path(f"{name}.zip")
+    if zipped.is_file():
+        return zipped
+    shipped = shipped_agents()
+    if name in shipped:
         return Path(str(resources.files("snnrl.agents.zoo") / f"{name}.zip"))
-    raise UserError(f"no agent {name!r}: not a run folder, not a file{did_you_mean(name, shipped_agents())}")
+    raise UserError(f"no agent {name!r}: not a run folder, not a file{did_you_mean(name, shipped) if shipped else ''}")
 
 
 def _stage_agent(folder: Path, T: int | None) -> Path:
     run = RunFolder(folder)
     if not run.finished:
         raise UserError(f"{folder} holds no finished run: train it to its end, or name one of its agents")
-    stages = {stage["T"]: folder / stage["agent"] for stage in run.summary()["stages"]}
-    trained = sorted(steps for steps in stages if steps is not None)
+    try:
+        stages: dict[int | None, Path] = {stage["T"]: folder / stage["agent"] for stage in run.summary()["stages"]}
+        trained = sorted(steps for steps in stages if steps is not None)
+        last = list(stages.values())[-1]
+    except (IndexError, KeyError, TypeError) as error:
+        raise UserError(f"the summary in {folder} is damaged: remove it and run the same training again") from error
     if T is None or not trained:
-        return list(stages.values())[-1]
+        return last
     return stages[min((steps for steps in trained if steps >= T), default=trained[-1])]
 
 
@@ -93,16 +100,16 @@ def _is_sb3(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "policy.pth" in archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return False  # the reader of our own files says what is wrong with it
+    except Exception:  # the bytes may be anything; the reader of our own files says what is wrong with them
+        return False
 
 
 def _read_foreign(
     path: Path, env_id: str, device: str, activation: str | None, vecnormalize: Path | None
 ) -> SpikingDQN:
     foreign = read_sb3_dqn(path, activation=activation)
+    _check_spaces(env_id, foreign.observation_shape, foreign.n_actions, path)
     env = DummyVecEnv([lambda: make(env_id)])
-    _check_spaces(env, foreign.observation_shape, foreign.n_actions, path)
     arguments: dict[str, Any] = {"net_arch": list(foreign.net_arch), "activation_fn": ACTIVATIONS[foreign.activation]}
     images = foreign.features == "nature_cnn"
     if images:
@@ -120,13 +127,15 @@ def _read_foreign(
     return agent
 
 
-def _check_spaces(env: DummyVecEnv, shape: tuple[int, ...] | None, actions: int, path: Path) -> None:
-    found = tuple(env.observation_space.shape or ())
+def _check_spaces(env_id: str, shape: tuple[int, ...] | None, actions: int | None, path: Path) -> None:
+    env = make(env_id)
+    found, choices = env.observation_space.shape, getattr(env.action_space, "n", None)
+    env.close()
     channels_last = (shape[1], shape[2], shape[0]) if shape is not None and len(shape) == 3 else None
     if shape is not None and found not in (shape, channels_last):
-        raise UserError(f"{path} sees observations of shape {shape}, this environment gives {found}: give another --env")
-    if getattr(env.action_space, "n", None) != actions:
-        raise UserError(f"{path} chooses among {actions} actions, this environment has {env.action_space}")
+        raise UserError(f"{path} sees observations of shape {shape}, {env_id} gives {found}: give another --env")
+    if choices != actions:
+        raise UserError(f"{path} chooses among {actions} actions, {env_id} has {choices}: give another --env")
 
 
 def _statistics_beside(path: Path, env_id: str) -> list[Path]:
@@ -145,6 +154,9 @@ def fold_normalization(agent: SpikingDQN, statistics: ObservationStatistics) -> 
     first = next(module for module in agent.q_net.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
     if not isinstance(first, torch.nn.Linear) or first.in_features != statistics.mean.size:
         raise UserError("VecNormalize statistics can be folded into a linear first layer of their own width only")
-    std = np.sqrt(statistics.variance + statistics.epsilon).reshape(-1)
-    first.weight /= torch.as_tensor(std, dtype=first.weight.dtype, device=first.weight.device)
-    first.bias -= first.weight @ torch.as_tensor(statistics.mean.reshape(-1), dtype=first.weight.dtype, device=first.weight.device)
+    std, mean = (
+        torch.as_tensor(values.reshape(-1), dtype=first.weight.dtype, device=first.weight.device)
+        for values in (np.sqrt(statistics.variance + statistics.epsilon), statistics.mean)
+    )
+    first.weight.div_(std)
+    first.bias.sub_(first.weight @ mean)

@@ -1,4 +1,4 @@
-"""Environment steps per second of SpikingDQN at T=1 and of stable-baselines3's DQN, on CartPole-v1 at equal settings."""
+"""Environment steps per second of SpikingDQN at T=1 and of stable-baselines3's DQN: CartPole-v1, equal settings."""
 
 import statistics
 import time
@@ -53,7 +53,7 @@ def steps_per_second(make: Callable[[int], DQN], seed: int) -> float:
 
 def main() -> None:
     """Let the agents take turns, and print the medians; a ratio above 1 is faster than stable-baselines3."""
-    options = parser(__doc__, rounds=5).parse_args()
+    options = parser(__doc__, rounds=5, threads=1).parse_args()
     torch.set_num_threads(options.threads)
     contestants: dict[str, Callable[[int], DQN]] = {
         "sb3": ordinary,

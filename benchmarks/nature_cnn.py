@@ -180,7 +180,7 @@ def keep_freed_memory() -> None:
 
 def main() -> None:
     """Measure everything and print the rows."""
-    options = parser(__doc__, rounds=25).parse_args()
+    options = parser(__doc__, rounds=25, threads=2).parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     keep_freed_memory()

@@ -25,10 +25,10 @@ class Rows:
             write_atomically(path, "".join(f"{line}\n" for line in self.lines).encode())
 
 
-def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+def parser(description: str | None, rounds: int, threads: int) -> argparse.ArgumentParser:
     """Return the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--rounds", type=int, default=rounds, help="measurements of each contestant")
-    options.add_argument("--threads", type=int, default=2, help="threads of torch")
+    options.add_argument("--threads", type=int, default=threads, help="threads of torch")
     options.add_argument("--output", help="file to write the rows to, as JSON lines")
     return options

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import tyro
+from pydantic import BaseModel, ValidationError
 
-from snnrl.errors import UserError
+from snnrl.config import explain
+from snnrl.errors import UserError, did_you_mean
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=BaseModel)
 
 
 def parse(options: type[Options], arguments: Sequence[str], command: str, default: Options | None = None) -> Options:
@@ -26,31 +28,50 @@ def parse(options: type[Options], arguments: Sequence[str], command: str, defaul
     for argument in arguments:
         words += argument.split(",") if re.fullmatch(r"\d+(,\d+)+", argument) else [argument]
     errors = io.StringIO()
+    given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(options, args=words, prog=f"snnrl {command}", default=default)  # type: ignore[arg-type]
+            return tyro.cli(options, args=words, prog=f"snnrl {command}", **given)
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.stderr.write(errors.getvalue())
             raise
-        raise UserError(f"snnrl {command}: {condense(errors.getvalue())}") from stop
+        message = condense(errors.getvalue())
+        invalid = _cause(stop)
+        if invalid is not None:  # tyro names the group that the wrong value is in, pydantic the value
+            group = re.match(r"Error parsing ([a-z_.]+):", message)
+            message = (f"{group[1]}." if group else "") + explain(invalid, options)
+        raise UserError(f"{command}: {message}; see --help") from stop
+
+
+def _cause(error: BaseException | None) -> ValidationError | None:
+    while error is not None and not isinstance(error, ValidationError):
+        error = error.__context__
+    return error
 
 
 def condense(box: str) -> str:
-    """Return the first message of tyro's framed error, with its first suggestion, on one line."""
-    lines = [line.strip("│╭╰╮╯─ ").strip() for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
-    message = re.split(r"Argument helptext:|Perhaps you meant:|For full helptext|Similar arguments", text)[0].strip()
-    message = re.sub(r"\s*(Value error, )?For further information visit \S+", "", message)
-    message = re.sub(r"^Error parsing \w+: \d+ validation errors? for \w+ (?!Value)(\S+) ", r"\1: ", message)
-    message = re.sub(r"^Error parsing \w+: \d+ validation errors? for \w+ ", "", message)
-    message = re.sub(r" ?\[type=value_error.*\]|Value error, ", "", message)
-    message = re.sub(r" ?\[type=\w+, input_value=(.*?), input_type=\w+\]", r", not \1", message).strip()
-    meant = re.search(r"(?:Perhaps you meant:|Similar arguments:?) (--\S+)", text)
-    return message + (f"; did you mean {meant[1]}?" if meant else "") + "; see --help"
+    """Return the message of tyro's framed error, with its first suggestion, on one line."""
+    lines = [line.strip("│╭╰╮╯ ") for line in box.splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if line and not line.strip("─-")]
+    if rules and rules[0] == 0:  # without the characters of a frame its title is ruled off
+        lines, rules = lines[1:], [number - 1 for number in rules[1:]]
+    end = rules[0] if rules else len(lines)
+    message, rest = " ".join(line for line in lines[:end] if line), " ".join(lines[end:])
+    message = re.sub(r" Got errors:.*| Expected 1 values\.", "", message).rstrip(".")
+    message = re.sub(r"no type matching (.*) could be instantiated from \[(.*)\]$", r"not \1 but \2", message)
+    message = re.sub(r"^Error parsing (-\S+)", r"\1", message)
+    near = re.search(r"(?:Perhaps you meant|Similar arguments\S*):? (--[\w.-]+)", rest)
+    choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)$", message)
+    if choice:
+        known = re.findall(r"'(.*?)'", choice[3])
+        return f"{choice[2]} {choice[1]!r} is none of {', '.join(known)}{did_you_mean(choice[1], known)}"
+    return message + (f"; did you mean {near[1]}?" if near else "")
 
 
-def positional(arguments: Sequence[str], command: str, what: str, known: Iterable[str]) -> tuple[str, list[str]]:
+def positional(
+    options: type[BaseModel], arguments: Sequence[str], command: str, what: str, known: Iterable[str] = ()
+) -> tuple[str, list[str]]:
     """Split off the first argument, what the command is about.
 
     Raises:
@@ -58,5 +79,8 @@ def positional(arguments: Sequence[str], command: str, what: str, known: Iterabl
     """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], list(arguments[1:])
+    if arguments and arguments[0] in ("-h", "--help"):
+        parse(options, ["--help"], f"{command} {what}")
     names = ", ".join(sorted(known))
-    raise UserError(f"usage: snnrl {command} {what} [options]" + (f"; {what} is a path or one of {names}" if names else ""))
+    hint = f"; {what} is a path or one of {names}" if names else ""
+    raise UserError(f"usage: snnrl {command} {what} [options]{hint}")

@@ -27,20 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 the user's mistake, 3 a gate was not met (the best agent is kept), 130 interrupted and resumable.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    if words and words[0] in ("-h", "--help"):
         print(f"{USAGE}\n\nsnnrl COMMAND --help shows a command's options.")
-        return 0 if words else 2
-    name, rest = words[0], words[1:]
+        return 0
     try:
-        if name not in COMMANDS:
-            raise UserError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
-        return COMMANDS[name][0](rest)
-    except UserError as error:
-        print(f"snnrl: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("snnrl: interrupted", file=sys.stderr)
-        return 130
+        if not words:
+            raise UserError(f"usage: snnrl {'|'.join(COMMANDS)} ...; see snnrl --help")
+        if words[0] not in COMMANDS:
+            raise UserError(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}")
+        return COMMANDS[words[0]][0](words[1:])
+    except SystemExit as stop:  # tyro has printed a command's help
+        return int(stop.code or 0)
+    except (UserError, OSError, MemoryError) as error:
+        return _end(f"{type(error).__name__}: {error}" if isinstance(error, MemoryError) else str(error), 2)
+    except KeyboardInterrupt as stop:
+        return _end(str(stop) or "interrupted", 130)
+
+
+def _end(message: str, code: int) -> int:
+    print("snnrl:", " ".join(message.splitlines()), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

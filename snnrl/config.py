@@ -1,9 +1,11 @@
 """Recipes: YAML files, validated into typed objects; every mistake is one line that names the place."""
 
+import reprlib
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -11,6 +13,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from snnrl.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_SHORT = reprlib.Repr()  # a few lines of YAML can hold a value that is too large to print
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def recipe_names() -> dict[str, str]:
@@ -37,8 +42,9 @@ def read_recipe(name: str, model: type[Model]) -> Model:
             raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
         try:
             text, where = path.read_text(encoding="utf-8"), name
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the recipe {name}: {getattr(error, 'strerror', None) or 'not text'}") from error
+        except (OSError, ValueError) as error:
+            problem = getattr(error, "strerror", None) or "not text"
+            raise UserError(f"cannot read the recipe {name}: {problem}") from error
     return validate(model, _parse(text, where), where)
 
 
@@ -64,7 +70,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return str(problem["ctx"]["error"])
     name = ".".join(path) or "the recipe"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{name}: {message}" + ("" if problem["type"] == "missing" else f", not {problem['input']!r}")
+    return f"{name}: {message}" + ("" if problem["type"] == "missing" else f", not {_SHORT.repr(problem['input'])}")
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
@@ -85,6 +91,27 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{where}{line}: not valid YAML: {reason}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not valid YAML: nested too deeply") from error
     if not isinstance(values, dict):
         raise UserError(f"{where}: a recipe is a mapping of keys to values, such as 'env: CartPole-v1'")
     return values
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device: auto, cpu, cuda or cuda:NUMBER.
+
+    Raises:
+        UserError: it is another name, or this machine has no such device.
+    """
+    if name == "auto":
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: choose auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device {name!r} on this machine: choose auto or cpu")
+    return name

@@ -40,7 +40,8 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.errors.is_terminal:
+            self.progress.stop()
 
     def stage(self, name: str, total: int) -> Callable[[int, str], None]:
         """Begin a stage of ``total`` steps; return what to call with the steps done and a text."""
@@ -56,8 +57,8 @@ class Display:
             self.progress.update(task, completed=done, rate=rate, text=text)
             if not self.errors.is_terminal and now - last_line > LINE_EVERY:
                 last_line = now
-                left = (total - done) / rate / 60 if rate else float("nan")
-                sys.stderr.write(f"{name}: {done} of {total}, {rate:.0f}/s, at most {left:.1f} min left, {text}\n")
+                left = f"at most {(total - done) / rate / 60:.1f} min left, " if rate else ""
+                sys.stderr.write(f"{name}: {done} of {total}, {rate:.0f}/s, {left}{text}\n")
 
         return update
 

@@ -90,6 +90,8 @@ def run_stage(folder: Path, name: str, work: Callable[[StageFolder], Result]) ->
     stored = folder / f"{name}.json"
     if stored.exists():
         result: Result = read_json(stored)
+        if (folder / name).exists():  # it was stored, but killed before it could tidy up
+            StageFolder(folder / name).clear()
         return result
     stage = StageFolder(folder / name)
     result = work(stage)

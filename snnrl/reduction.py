@@ -1,6 +1,7 @@
 """Lowering T stage by stage: which T comes next, and what to do when a stage falls short. Pure functions."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from snnrl.errors import UserError
@@ -34,8 +35,9 @@ def check_schedule(steps: Sequence[int]) -> None:
     Raises:
         UserError: it is empty, does not fall strictly, or goes below 1.
     """
-    if not steps or steps[-1] < 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
-        raise UserError(f"the schedule {','.join(map(str, steps))} must fall strictly, down to at least 1, such as 5,3,1")
+    if not steps or steps[-1] < 1 or any(a <= b for a, b in pairwise(steps)):
+        given = ",".join(map(str, steps))
+        raise UserError(f"the schedule {given} must fall strictly, down to at least 1, such as 5,3,1")
 
 
 def next_stage(steps: Sequence[int], done: Sequence[Attempt]) -> int | None:
@@ -48,8 +50,8 @@ def next_stage(steps: Sequence[int], done: Sequence[Attempt]) -> int | None:
     reached = {attempt.T for attempt in done}
     if done and not done[-1].passed:
         missed = done[-1].T
-        tries = [attempt for attempt in done if attempt.T == missed]
-        above = min((T for T in reached if T > missed), default=missed)
+        tries = [attempt for attempt in done if missed == attempt.T]
+        above = min((T for T in reached if missed < T), default=missed)
         between = (above + missed) // 2
         if len(tries) == 1 and missed in steps and missed < between < above:
             return between

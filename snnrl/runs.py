@@ -9,6 +9,9 @@ from typing import Any
 from snnrl.errors import UserError
 from snnrl.files import read_json, write_json
 
+UNFINISHED = ".*.tmp"
+"""Files of atomic writes that were killed."""
+
 PACKAGES = ("snnrl", "torch", "stable-baselines3", "gymnasium", "numpy")
 
 
@@ -48,16 +51,22 @@ class RunFolder:
         """
         stored = self.path / "config.json"
         if stored.exists():
-            differing = sorted(_differences(read_json(stored)["config"], config))
+            differing = sorted(differences(_config(stored), config))
             if differing:
                 raise UserError(
                     f"{self.path} holds a run with another configuration ({', '.join(differing)}): "
                     "give the same settings to go on with it, or another --run folder"
                 )
+            for leftover in self.path.rglob(UNFINISHED):
+                leftover.unlink()
             return True
-        if self.path.exists() and any(self.path.iterdir()):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            used = [file for file in self.path.iterdir() if not file.match(UNFINISHED)]
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.path}: {error.strerror}; give another --run") from error
+        if used:
             raise UserError(f"{self.path} is not empty and holds no run: give another --run folder")
-        self.stages.mkdir(parents=True, exist_ok=True)
         versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
         write_json(stored, {"config": dict(config), "versions": versions})
         return False
@@ -72,13 +81,21 @@ class RunFolder:
         return found
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted names of the values that differ."""
+def _config(stored: Path) -> dict[str, Any]:
+    found = read_json(stored)
+    config = found.get("config") if isinstance(found, dict) else None
+    if not isinstance(config, dict):
+        raise UserError(f"{stored} is not the configuration of a run: give another --run folder")
+    return config
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a line for each value that differs: its dotted name, what it was and what it is."""
     found: list[str] = []
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key}: {before} before, {after} now")
     return found

@@ -1,4 +1,4 @@
-"""The Python blocks of the documentation run as they stand, each by itself; shell blocks are marked sh and left alone."""
+"""Python blocks of the documentation run as they stand, each by itself; shell blocks, marked sh, are left alone."""
 
 import re
 from pathlib import Path

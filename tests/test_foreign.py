@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from snnrl.agents.foreign import ScalePixels, build_q_network, read_sb3_dqn, read_vecnormalize
 from stable_baselines3 import DQN
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from snnrl.agents.foreign import ScalePixels, build_q_network, read_sb3_dqn, read_vecnormalize
 from snnrl.errors import UserError
 
 EXAMPLE = Path(__file__).parents[2] / "shared" / "data" / "sb3" / "dqn-CartPole-v1.zip"

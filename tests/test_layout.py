@@ -1,8 +1,8 @@
 """The house: packages listed as they lie on disk, imports that go one way, nothing but snnrl in a user's namespace."""
 
 import ast
-import importlib.metadata
 import importlib.machinery
+import importlib.metadata
 import sys
 import sysconfig
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Run ``snnrl train ...`` in this process and kill it, with SIGKILL, at a chosen moment.
 
-usage: victim.py MOMENT train RECIPE ...; MOMENT is ``STAGE@STEP`` (a training step of a stage), ``STAGE@write:N`` (in the
-middle of the N-th atomic write of a stage) or ``never``.
+usage: victim.py MOMENT train RECIPE ...; MOMENT is ``STAGE@STEP`` (a training step of a stage), ``STAGE@write:N`` (in
+the middle of the N-th atomic write of a stage) or ``never``.
 """
 
 import os

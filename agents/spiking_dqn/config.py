@@ -2,14 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from snnrl.agents.spiking_dqn.policy import MOST_STEPS
+from snnrl.config import check_device
 from snnrl.errors import UserError
 from snnrl.reduction import check_schedule, schedule
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Annotated[str, AfterValidator(check_device)]
 
 
 class Settings(BaseModel):
@@ -134,17 +138,17 @@ class Recipe(Settings):
     """Gymnasium id."""
     n_envs: Positive = 8
     """Parallel environments."""
-    T: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 5
+    T: Steps = 5
     """Timesteps of the first spiking network."""
-    reduce_to: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
+    reduce_to: Steps = 1
     """Timesteps of the last one."""
     step: Positive = 2
     """How much T falls from stage to stage."""
-    schedule: tuple[Positive, ...] | None = None
+    schedule: tuple[Steps, ...] | None = None
     """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Of everything: weights, environments, exploration, batches."""
-    device: str = "auto"
+    device: Device = "auto"
     """cpu, cuda, or auto."""
     report_episodes: Positive = 20
     """Greedy episodes of the reported reward, on seeds that neither training nor gate has seen."""

@@ -45,13 +45,14 @@ def adopt(agent: DQN) -> SpikingDQN:
     """
     extractor = agent.policy.features_extractor_class
     if extractor not in (FlattenExtractor, NatureCNN):
-        raise UserError(f"the feature extractor {extractor.__name__} cannot be converted; convert its parts with snnrl.convert(...)")
+        raise UserError(f"the extractor {extractor.__name__} cannot be converted; convert its parts with snnrl.convert")
     images = extractor is NatureCNN
     kwargs = copy.deepcopy(agent.policy_kwargs)
     kwargs.pop("features_extractor_class", None)
     if images:
         kwargs["features_extractor_kwargs"] = {"features_dim": agent.q_net.features_dim}
-    ordinary = SpikingDQN("CnnPolicy" if images else "MlpPolicy", agent.env, device=agent.device, _init_setup_model=False)
+    policy = "CnnPolicy" if images else "MlpPolicy"
+    ordinary = SpikingDQN(policy, agent.env, device=agent.device, _init_setup_model=False)
     settings = {"policy_class": ordinary.policy_class, "policy_kwargs": kwargs | {"T": None}, "double_q": False}
     ordinary.__dict__.update(settings_of(agent) | settings)
     ordinary._setup_model()
@@ -98,7 +99,7 @@ def copy_in_order(source: nn.Module, target: nn.Module) -> None:
 
 
 class _Body(nn.Module):
-    """A Q-network without SB3's preprocessing, its parts named as in the Q-network, so that weights keep their names."""
+    """A Q-network without SB3's preprocessing; its parts are named as there, so that weights keep their names."""
 
     def __init__(self, q_net: nn.Module) -> None:
         super().__init__()

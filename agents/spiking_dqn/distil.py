@@ -42,8 +42,8 @@ def distil(
     """Train ``student`` in place to answer as ``teacher`` does, and leave it with the weights of its best round.
 
     The first round trains on the teacher's play. As long as the gate is missed, a further one adds the student's own
-    play, labelled by the teacher (DAgger: Ross et al. 2011, arXiv 1011.0686), and trains on everything. Each round has a
-    fresh optimiser. Goes on from the folder's checkpoint if there is one.
+    play, labelled by the teacher (DAgger: Ross et al. 2011, arXiv 1011.0686), and trains on everything. Each round
+    has a fresh optimiser. Goes on from the folder's checkpoint if there is one.
     """
     work = _Distillation(student, teacher, recipe, folder, report, seed)
     work.resume()

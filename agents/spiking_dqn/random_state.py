@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 def random_state(action_space: spaces.Space[Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the states of Python's, numpy's, torch's and the action space's generators."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 SB3 draws from it
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - SB3 draws from it
     version, python, python_gauss = random.getstate()
     metadata = {
         "numpy": [str(name), int(position), int(has_gauss), float(gauss)],
@@ -29,7 +29,7 @@ def set_random_state(
     """Put back what :func:`random_state` returned."""
     name, position, has_gauss, gauss = metadata["numpy"]
     keys = tensors["numpy"].numpy().astype(np.uint32)
-    np.random.set_state((name, keys, position, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((name, keys, position, has_gauss, gauss))  # noqa: NPY002 - SB3 draws from it
     version, python, python_gauss = metadata["python"]
     random.setstate((version, tuple(python), python_gauss))
     action_space.np_random.bit_generator.state = metadata["action_space"]

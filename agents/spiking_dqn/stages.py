@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
 
@@ -15,6 +16,7 @@ from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
 from snnrl.agents.spiking_dqn.distil import distil, gather_play
 from snnrl.agents.spiking_dqn.td import train
 from snnrl.files import write_atomically
+from snnrl.networks import calibrating
 from snnrl.pipeline import Result, StageFolder, run_stage
 from snnrl.reduction import Attempt, best_attempt, gate_passed, next_stage
 from snnrl.runs import RunFolder
@@ -94,18 +96,17 @@ class Job:
         before = min((attempt for attempt in done if attempt.T > T), key=lambda attempt: attempt.T, default=None)
         if before is not None:
             previous = self.load(best_attempt(done, before.T).name)
-            previous.reduce_to(T)
+            self.reduce(previous, T)
             load_weights(student, previous.q_net.state_dict())
         elif "ann" in self.results:
             ordinary = self.load("ann")
-            play_seed = episode_seeds(self.recipe.seed, "play", 1)[0]
-            observations = gather_play(ordinary, self.recipe, CALIBRATION, play_seed).numpy()
-            converted, report = convert_agent(
-                ordinary, observations, T=T, percentile=self.recipe.conversion.percentile
-            )
+            observations = self.calibration_play(ordinary)
+            percentile = self.recipe.conversion.percentile
+            converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
             load_weights(student, converted.q_net.state_dict())
             result["conversion"] = report.as_dict()
-            self.say(f"{name}: converted, {report.action_agreement:.0%} of actions agree, Q error {report.q_error:.2f} std")
+            agree, error = report.action_agreement, report.q_error
+            self.say(f"{name}: converted, {agree:.0%} of actions agree, Q error {error:.2f} std")
             for advice in report.advice:
                 self.say(f"{name}: {advice}")
         teacher = self.teacher(before)
@@ -121,6 +122,22 @@ class Job:
             result |= {"gate_reward": distilled.reward, "gate_passed": distilled.passed, "rounds": distilled.rounds}
         result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
         return result | self.finish(name, student)
+
+    def calibration_play(self, agent: SpikingDQN) -> torch.Tensor:
+        """Return observations of an agent's play on which thresholds are set."""
+        seed = episode_seeds(self.recipe.seed, "play", 1)[0]
+        return gather_play(agent, self.recipe, CALIBRATION, seed)
+
+    @torch.no_grad()
+    def reduce(self, agent: SpikingDQN, T: int) -> None:
+        """Let a trained agent decide in ``T`` steps: its weights, leaks and thresholds, but none that silence a layer.
+
+        At fewer steps less current comes together, and a threshold may never be reached.
+        """
+        observations = self.calibration_play(agent).to(agent.device)
+        agent.reduce_to(T)
+        with calibrating(agent.q_net, self.recipe.conversion.percentile, lower_only=True):
+            agent.q_net(observations)
 
     def train_by_td(self, name: str, agent: SpikingDQN, training: Training, folder: StageFolder) -> Result:
         """Train by temporal differences and gate on greedy episodes."""
@@ -176,8 +193,8 @@ class Job:
         return SpikingDQN.load(self.run.agent(name), device=self.recipe.device)
 
     def seed(self, name: str) -> int:
-        """Return a seed for a stage, different for each."""
-        return episode_seeds(self.recipe.seed + sum(map(ord, name)), "train", 1)[0]
+        """Return a seed for a stage: another one for every stage and every seed of the run."""
+        return int(np.random.SeedSequence([self.recipe.seed, *name.encode()]).generate_state(1)[0])
 
     def summary(self, done: list[Attempt]) -> dict[str, Any]:
         """Return the stages' figures, the best of each T, with the paired difference to the ordinary network."""

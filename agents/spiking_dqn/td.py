@@ -1,7 +1,7 @@
 """Training by temporal differences, SB3's loop, resumable to the bit: the ordinary network, and spiking ones too."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -111,7 +111,8 @@ class _Progress(BaseCallback):
     def save(self) -> None:
         """Write the newest replay rows as parts, then the checkpoint that counts on them."""
         agent, buffer = self.agent, self.agent.replay_buffer
-        assert buffer is not None and agent.env is not None
+        assert buffer is not None
+        assert agent.env is not None
         self.saved = self.num_timesteps
         written, size = self.num_timesteps // agent.n_envs, buffer.buffer_size
         start = max(self.parts[-1][1] if self.parts else 0, written - size)
@@ -138,7 +139,8 @@ class _Progress(BaseCallback):
     def restore(self, agent: SpikingDQN, checkpoint: Archive) -> None:
         """Put everything back as it was when the checkpoint was written."""
         metadata, buffer = checkpoint.metadata, agent.replay_buffer
-        assert buffer is not None and agent.env is not None
+        assert buffer is not None
+        assert agent.env is not None
         for name in (*storage.PROGRESS, "calibrated"):
             if name in metadata["attributes"]:
                 setattr(agent, name, decode(metadata["attributes"][name], name))

@@ -1,6 +1,6 @@
 """``snnrl convert AGENT.zip``: a spiking agent from one that stable-baselines3's DQN trained, by distillation alone."""
 
-import tempfile
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +26,23 @@ class ConvertOptions(Recipe):
 
     out: Path = Path("spiking.zip")
     """The new agent; an existing file is not overwritten."""
+    run: Path | None = None
+    """Folder of the stages on the way; the same command goes on with it. Default: --out without .zip."""
     activation: str | None = None
     """The network's activation, such as relu or tanh, where the file does not tell."""
     vecnormalize: Path | None = None
     """VecNormalize statistics; default: vecnormalize.pkl beside the agent or in a folder named like ENV beside it."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the summary as one JSON object on the last line of stdout."""
+    """Print the summary as one JSON object on the last line of stdout; its paths are relative to that of --out."""
 
 
 def convert(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    name, rest = positional(arguments, "convert", "AGENT.zip", ())
+    name, rest = positional(ConvertOptions, arguments, "convert", "AGENT.zip")
     defaults = read_recipe("convert", Recipe)
     options = parse(ConvertOptions, rest, f"convert {name}", ConvertOptions(**defaults.model_dump()))
+    if options.out.suffix != ".zip":
+        raise UserError(f"--out {options.out} must end in .zip")
     if options.out.exists():
         raise UserError(f"{options.out} exists: give another --out")
     if not options.out.parent.is_dir():
@@ -47,11 +51,12 @@ def convert(arguments: Sequence[str]) -> int:
     opened = open_agent(
         name, recipe.env, device=recipe.device, activation=options.activation, vecnormalize=options.vecnormalize
     )
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder) / "run")
-        summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
-        last = summary["stages"][-1]
-        write_atomically(options.out, (run.path / last["agent"]).read_bytes())
+    run = RunFolder(options.run or options.out.with_suffix(""))
+    summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
+    *others, last = summary["stages"]
+    write_atomically(options.out, (run.path / last["agent"]).read_bytes())
+    for stage in others:
+        stage["agent"] = os.path.relpath(run.path / stage["agent"], options.out.parent)
     last["agent"] = options.out.name
     if options.as_json:
         print_json(summary)

@@ -1,35 +1,34 @@
 """``snnrl eval AGENT``: greedy episodes at one T, or reward against T."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from snnrl.agents.evaluate import episode_seeds, evaluate as evaluate_agent
+from snnrl.agents.evaluate import episode_seeds
+from snnrl.agents.evaluate import evaluate as evaluate_agent
 from snnrl.agents.library import open_agent, shipped_agents
+from snnrl.agents.spiking_dqn.config import Device, Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json, rates
-from snnrl.errors import UserError
 
 
-@dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Settings):
     """Play greedy episodes and show reward, spike rates and energy ratio."""
 
-    T: tuple[int, ...] = ()
+    T: tuple[Steps, ...] = ()
     """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own."""
-    episodes: int = 20
+    episodes: Positive = 20
     """Episodes per T; every T plays the same starts."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the starts."""
     env: str | None = None
     """Gymnasium id; default: the environment that the agent was trained in."""
-    most_steps: int | None = None
+    most_steps: Positive | None = None
     """End of an episode, for environments without a limit of their own."""
     carry: bool = False
     """Let potentials pass from one decision to the next; they are reset with the episode."""
-    device: str = "auto"
+    device: Device = "auto"
     """cpu, cuda, or auto."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the figures as one JSON object on the last line of stdout."""
@@ -37,10 +36,8 @@ class EvalOptions:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    name, rest = positional(arguments, "eval", "AGENT", shipped_agents())
+    name, rest = positional(EvalOptions, arguments, "eval", "AGENT", shipped_agents())
     options = parse(EvalOptions, rest, f"eval {name}")
-    if options.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {options.episodes}")
     seeds = episode_seeds(options.seed, "report", options.episodes)
     results: list[dict[str, Any]] = []
     with Display(options.as_json) as display:

@@ -1,26 +1,23 @@
 """``snnrl list``: recipes, environments and shipped agents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from snnrl.agents.library import shipped_agents
+from snnrl.agents.spiking_dqn.config import Settings
 from snnrl.arguments import parse
 from snnrl.config import recipe_names
 from snnrl.display import Display, print_json
 from snnrl.envs import ENVIRONMENTS
 
-Kind = Literal["recipes", "envs", "agents"]
 
-
-@dataclass(frozen=True)
-class ListOptions:
+class ListOptions(Settings):
     """Show what there is by name."""
 
-    kind: tyro.conf.Positional[Kind | None] = None
-    """One kind only."""
+    kind: tyro.conf.Positional[Literal["all", "recipes", "envs", "agents"]] = "all"
+    """Everything, or one kind only."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print everything as one JSON object on the last line of stdout."""
 
@@ -33,7 +30,7 @@ def listing(arguments: Sequence[str]) -> int:
         "envs": {**ENVIRONMENTS, "CartPole-v1": "and every other gymnasium environment with discrete actions"},
         "agents": shipped_agents(),
     }
-    chosen = {kind: names for kind, names in everything.items() if options.kind in (None, kind)}
+    chosen = {kind: names for kind, names in everything.items() if options.kind in ("all", kind)}
     display = Display(options.as_json)
     for kind, names in chosen.items():
         display.table(kind, ["name", ""], list(names.items()))

@@ -1,7 +1,6 @@
 """``snnrl play AGENT``: a video of greedy episodes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,27 +10,27 @@ import tyro
 
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.library import open_agent, shipped_agents
+from snnrl.agents.spiking_dqn.config import Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json
 from snnrl.envs import make
 from snnrl.errors import UserError
 
 
-@dataclass(frozen=True)
-class PlayOptions:
+class PlayOptions(Settings):
     """Write a video of greedy episodes."""
 
     out: Path = Path("play.mp4")
     """The video; an existing file is not overwritten."""
-    episodes: int = 1
+    episodes: Positive = 1
     """Episodes, one after the other."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the starts."""
-    T: int | None = None
+    T: Steps | None = None
     """Timesteps; default: the agent's own."""
     env: str | None = None
     """Gymnasium id; default: the environment that the agent was trained in."""
-    most_steps: int = 10_000
+    most_steps: Positive = 10_000
     """End of an episode, for environments without a limit of their own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print file, frames and rewards as one JSON object on the last line of stdout."""
@@ -39,10 +38,12 @@ class PlayOptions:
 
 def play(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    name, rest = positional(arguments, "play", "AGENT", shipped_agents())
+    name, rest = positional(PlayOptions, arguments, "play", "AGENT", shipped_agents())
     options = parse(PlayOptions, rest, f"play {name}")
     if options.out.exists():
         raise UserError(f"{options.out} exists: give another --out")
+    if not options.out.parent.is_dir():
+        raise UserError(f"there is no folder {options.out.parent} for --out")
     if options.out.suffix != ".mp4":
         raise UserError(f"--out {options.out} must end in .mp4")
     opened = open_agent(name, options.env, T=options.T)

@@ -1,6 +1,7 @@
 """``snnrl train RECIPE``: the whole way from an ordinary network to a spiking one at few timesteps."""
 
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 
 from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
@@ -34,12 +36,12 @@ class TrainOptions(Recipe):
 
 def train(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    name, rest = positional(arguments, "train", "RECIPE", recipe_names())
+    name, rest = positional(TrainOptions, arguments, "train", "RECIPE", recipe_names())
     options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**read_recipe(name, Recipe).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     start, scratch = None, options.start == "scratch"
     if options.start not in ("ann", "scratch"):
-        start = open_agent(options.start, recipe.env).agent
+        start = open_agent(options.start, recipe.env, device=recipe.device).agent
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
     summary, code = run_job(recipe, run, options.start, start, scratch, options.as_json)
     if options.as_json:
@@ -51,6 +53,7 @@ def run_job(
     recipe: Recipe, run: RunFolder, origin: str, start: SpikingDQN | None, scratch: bool, quiet: bool
 ) -> tuple[dict[str, Any], int]:
     """Run or take up a job, show its table, and return the summary and the exit code."""
+    check(recipe, start)
     with Display(quiet) as display:
         resumed = run.open({**recipe.model_dump(mode="json"), "from": origin})
         if run.finished:
@@ -62,15 +65,32 @@ def run_job(
             try:
                 with saving_on_interrupt(display):
                     summary = job.run_all()
-            except KeyboardInterrupt:
-                display.say(f"interrupted; the same command goes on from the last checkpoint in {run.path}")
-                raise
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(
+                    f"interrupted; the same command goes on from the last checkpoint in {run.path}"
+                ) from stop
             except FloatingPointError as error:
                 raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
     show(summary, display)
     if not summary["gate_met"]:
         display.say("the last stage missed its gate; its best agent is kept")
     return summary, 0 if summary["gate_met"] else 3
+
+
+def check(recipe: Recipe, start: SpikingDQN | None) -> None:
+    """Build the first spiking agent, so that a recipe that cannot work is refused before anything is written.
+
+    Raises:
+        UserError: there is no such environment, an agent cannot play it, or nothing in its network would spike.
+    """
+    trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
+    envs = training_envs(trial, trial.seed, 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "nothing spikes")
+        agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start)
+    envs.close()
+    if agent.T is None:
+        raise UserError("nothing would spike: the network has no hidden layer; give network.net_arch, such as [128, 128]")
 
 
 @contextmanager
@@ -95,12 +115,12 @@ def show(summary: dict[str, Any], display: Display) -> None:
     columns = ["stage", "reward", "difference to first (95 %)", "spikes per neuron", "energy ratio", "minutes"]
     rows = []
     for stage in summary["stages"]:
-        difference = stage.get("difference")
+        change = stage.get("difference")
         rows.append(
             [
                 stage["name"],
                 f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}",
-                f"{difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}]" if difference else "",
+                f"{change['mean']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]" if change else "",
                 rates(stage["spike_rate"]),
                 f"{stage['energy_ratio']:.2f}",
                 f"{stage['minutes']:.1f}",

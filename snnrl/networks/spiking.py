@@ -37,16 +37,19 @@ def fill_slots(chain: nn.Sequential, neuron: str, steps: int, *, encoder: bool) 
 
 
 @contextmanager
-def calibrating(network: nn.Module, percentile: float) -> Iterator[None]:
-    """Set every threshold from the forward inside the block, the earlier layers already spiking."""
+def calibrating(network: nn.Module, percentile: float, *, lower_only: bool = False) -> Iterator[None]:
+    """Set every threshold from the forward inside the block, the earlier layers already spiking.
+
+    With ``lower_only`` thresholds only fall, so that no layer dies when a network goes on at fewer timesteps.
+    """
     neurons = neurons_of(network).values()
     for neuron in neurons:
-        neuron.percentile = percentile
+        neuron.percentile, neuron.lower_only = percentile, lower_only
     try:
         yield
     finally:
         for neuron in neurons:
-            neuron.percentile = None
+            neuron.percentile, neuron.lower_only = None, False
 
 
 @torch.no_grad()

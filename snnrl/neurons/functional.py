@@ -172,7 +172,9 @@ def _sum_over_time(a: Tensor) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Sum of the elementwise product, accumulated in at least float32; ``a`` is dense."""
-    if any(i != j and size > 1 for i, j, size in zip(a.stride(), b.stride(), a.shape, strict=True)):
+    if a.stride() != b.stride() and any(
+        n > 1 for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if i != j
+    ):
         return torch.sum(a * b, dtype=torch.promote_types(a.dtype, torch.float32))
     # both are dense: their entries in the order of memory, whatever the memory format, are views, never copies
     flat_a, flat_b = (x.as_strided((x.numel(),), (1,)) for x in (a, b))

@@ -34,9 +34,11 @@ class LIF(SpikingNeuron):
         )
 
     @torch.no_grad()
-    def calibrate(self, current: Tensor, percentile: float) -> bool:
+    def calibrate(self, current: Tensor, percentile: float, *, lower_only: bool = False) -> bool:
         """Set the threshold to the percentile of the pre-activations (arXiv 2110.05929, Sec. 3: the 90th)."""
         value = positive_percentile(current, percentile)
+        if lower_only:
+            value = min(self.spike_value, self.spike_value if value is None else value)
         self.threshold.fill_(1.0 if value is None else max(value, SMALLEST_THRESHOLD))
         return value is not None
 

@@ -37,14 +37,18 @@ class SpikingNeuron(nn.Module, ABC):
         self.potential: Tensor | None = None
         self.count: SpikeCount | None = None
         self.percentile: float | None = None
+        self.lower_only = False
 
     @abstractmethod
     def scan(self, current: Tensor, *, count: bool) -> Scan:
         """Run ``steps`` timesteps over ``current`` of shape ``(T or 1, B, ...)``, starting from ``self.potential``."""
 
     @abstractmethod
-    def calibrate(self, current: Tensor, percentile: float) -> bool:
-        """Set the threshold from pre-activations of any shape; return False if none of them is positive."""
+    def calibrate(self, current: Tensor, percentile: float, *, lower_only: bool = False) -> bool:
+        """Set the threshold from pre-activations of any shape; return False if none of them is positive.
+
+        With ``lower_only`` a threshold that is low enough already stays.
+        """
 
     @property
     @abstractmethod
@@ -59,7 +63,7 @@ class SpikingNeuron(nn.Module, ABC):
         """Return the spikes ``(T * B, ...)`` for a current ``(T * B, ...)``, or ``(B, ...)`` for an encoder."""
         by_time = current.unsqueeze(0) if self.encoder else current.view(self.steps, -1, *current.shape[1:])
         if self.percentile is not None:
-            self.calibrate(current, self.percentile)
+            self.calibrate(current, self.percentile, lower_only=self.lower_only)
         spikes, last, counted = self.scan(by_time, count=self.count is not None)
         self.potential = last if self.keep_potential else None
         if self.count is not None and counted is not None:

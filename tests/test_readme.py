@@ -1,0 +1,50 @@
+"""Every snnrl command of the README runs, made short by a few options at its end."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import DQN
+
+from snnrl.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+SHORT_TRAINING = [
+    *("--n-envs", "2", "--ann.steps", "200", "--ann.eval-every", "100", "--dqn.learning-starts", "50"),
+    *("--dqn.buffer-size", "300", "--reduction.batches", "3", "--reduction.frames", "40", "--reduction.own-frames", "20"),
+    *("--reduction.rounds", "1", "--reduction.td.steps", "60", "--gate.episodes", "1", "--report-episodes", "1"),
+]
+SHORT = {
+    "train": SHORT_TRAINING,
+    "convert": SHORT_TRAINING[:2] + SHORT_TRAINING[10:],
+    "eval": ["--episodes", "1", "--most-steps", "20"],
+    "play": ["--most-steps", "20"],
+    "list": [],
+}
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("&&")[-1].split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.removeprefix(".venv/bin/") for line in lines if re.match(r"(\.venv/bin/)?snnrl ", line)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save(path / "dqn-CartPole-v1.zip")
+    return path
+
+
+def test_there_are_commands() -> None:
+    names = {shlex.split(line)[1] for line in commands()}
+    assert names == {"train", "eval", "convert", "play", "list"}
+    assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    words = shlex.split(line)[1:]
+    assert main([*words, *SHORT[words[0]]]) in ((0, 3) if words[0] in ("train", "convert") else (0,))

@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
 from snnrl.envs import make
+from snnrl.errors import UserError
 from snnrl.networks import spike_counts
 
 SAMPLE = 256
@@ -64,6 +67,20 @@ def episode_seeds(seed: int, purpose: str, episodes: int) -> list[int]:
     return [int(value) for value in state]
 
 
+def make_playable(env_id: str) -> gymnasium.Env[Any, Any]:
+    """Return an environment.
+
+    Raises:
+        UserError: there is none of this name, or a DQN cannot play it.
+    """
+    env = make(env_id)
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise UserError(f"{env_id} has actions of {env.action_space}: a DQN needs discrete ones")
+    if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+        raise UserError(f"{env_id} has observations of several parts: only arrays are supported")
+    return env
+
+
 def play(
     actor: Actor,
     env_id: str,
@@ -77,7 +94,7 @@ def play(
     ``most_steps`` ends episodes of environments that have no limit of their own. ``on_step`` sees each batch of
     observations ``(episodes still running, ...)``.
     """
-    envs = [make(env_id) for _ in seeds]
+    envs = [make_playable(env_id) for _ in seeds]
     rewards = np.zeros(len(seeds))
     observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
     running = list(range(len(seeds)))
@@ -101,9 +118,7 @@ def play(
     return [float(reward) for reward in rewards]
 
 
-def evaluate(
-    agent: SpikingDQN, env_id: str, seeds: Sequence[int], *, most_steps: int | None = None
-) -> Evaluation:
+def evaluate(agent: SpikingDQN, env_id: str, seeds: Sequence[int], *, most_steps: int | None = None) -> Evaluation:
     """Play greedy episodes and measure spike rates on all of their observations, operations on a sample of them."""
     seen = _Sampler(most=4 * SAMPLE)
     with spike_counts(agent.q_net) as counts:
@@ -169,4 +184,3 @@ def paired_difference(
     picks = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
     low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
-

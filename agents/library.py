@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from snnrl.agents.evaluate import make_playable
 from snnrl.agents.foreign import ACTIVATIONS, ObservationStatistics, build_q_network, read_sb3_dqn, read_vecnormalize
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.conversion import copy_in_order, load_weights
@@ -54,7 +55,8 @@ def open_agent(
     """
     path = _find(name, T)
     agent = None if _is_sb3(path) else SpikingDQN.load(path, device=device)
-    env_id = env_id or (agent and agent.env_id)
+    if env_id is None and agent is not None:
+        env_id = agent.env_id
     if env_id is None:
         raise UserError(f"{path} does not tell its environment: give --env")
     if agent is None:
@@ -128,7 +130,7 @@ def _read_foreign(
 
 
 def _check_spaces(env_id: str, shape: tuple[int, ...] | None, actions: int | None, path: Path) -> None:
-    env = make(env_id)
+    env = make_playable(env_id)
     found, choices = env.observation_space.shape, getattr(env.action_space, "n", None)
     env.close()
     channels_last = (shape[1], shape[2], shape[0]) if shape is not None and len(shape) == 3 else None

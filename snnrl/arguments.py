@@ -28,10 +28,11 @@ def parse(options: type[Options], arguments: Sequence[str], command: str, defaul
     for argument in arguments:
         words += argument.split(",") if re.fullmatch(r"\d+(,\d+)+", argument) else [argument]
     errors = io.StringIO()
-    given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(options, args=words, prog=f"snnrl {command}", **given)
+            if default is None:
+                return tyro.cli(options, args=words, prog=f"snnrl {command}")
+            return tyro.cli(options, args=words, prog=f"snnrl {command}", default=default)
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.stderr.write(errors.getvalue())

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import gymnasium
 import torch
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.config import Network, Recipe
@@ -16,14 +19,21 @@ def training_envs(recipe: Recipe, seed: int, count: int | None = None) -> VecEnv
     """Return parallel environments that can be resumed exactly, their episodes seeded from ``seed``."""
 
     def one(rank: int) -> Any:
-        return lambda: SeededEpisodes(Monitor(make(recipe.env)), seed, rank)
+        return lambda: SeededEpisodes(channels_first(Monitor(make(recipe.env))), seed, rank)
 
     return DummyVecEnv([one(rank) for rank in range(count or recipe.n_envs)])
 
 
-def build_agent(
-    recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: SpikingDQN | None = None
-) -> SpikingDQN:
+def channels_first(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Return an environment whose images are ``(C, H, W)``, as networks take them, if it gives ``(H, W, C)``."""
+    space = env.observation_space
+    if not is_image_space(space) or is_image_space_channels_first(space):
+        return env
+    transposed = VecTransposeImage.transpose_space(space)
+    return TransformObservation(env, VecTransposeImage.transpose_image, transposed)
+
+
+def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: SpikingDQN | None = None) -> SpikingDQN:
     """Return an untrained agent: spiking at ``T`` timesteps, or ordinary with None.
 
     Its network is the recipe's, or that of the agent that it is to be ``like``.

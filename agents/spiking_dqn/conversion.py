@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import Tensor, nn
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.policy import SpikingQNetwork
 from snnrl.agents.spiking_dqn.storage import settings_of
 from snnrl.conversion import PERCENTILE, ConversionReport, convert
 from snnrl.errors import UserError
@@ -63,7 +64,7 @@ def adopt(agent: DQN) -> SpikingDQN:
 
 def remake(agent: SpikingDQN, T: int) -> SpikingDQN:
     """Return a new, untrained agent with the same settings and environment, spiking at ``T`` timesteps."""
-    new = SpikingDQN(agent.policy_class, agent.env, device=agent.device, _init_setup_model=False)
+    new = SpikingDQN(type(agent.policy), agent.env, device=agent.device, _init_setup_model=False)
     new.__dict__.update(settings_of(agent) | {"policy_kwargs": without_batch_norm(agent.policy_kwargs | {"T": T})})
     new._setup_model()
     return new
@@ -101,7 +102,7 @@ def copy_in_order(source: nn.Module, target: nn.Module) -> None:
 class _Body(nn.Module):
     """A Q-network without SB3's preprocessing; its parts are named as there, so that weights keep their names."""
 
-    def __init__(self, q_net: nn.Module) -> None:
+    def __init__(self, q_net: SpikingQNetwork) -> None:
         super().__init__()
         self.features_extractor = q_net.features_extractor
         self.q_net = q_net.q_net

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from gymnasium import spaces
+from torch import Tensor, nn
 
 from snnrl.agents.evaluate import episode_seeds, layer_name, mean_rate
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
@@ -157,7 +158,7 @@ class _Distillation:
                 temperature=settings.temperature,
             )
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             constrain(q_net)
             self.batch += 1
@@ -199,7 +200,8 @@ def align_head(student: SpikingDQN, observations: Tensor, answers: Tensor) -> No
     branches = student.q_net.branches()
     if len(branches) > 1 or student.T is None:
         return
-    head, inputs = branches[0].head, list[Tensor]()
+    head, inputs = branches[0].get_submodule("head"), list[Tensor]()
+    assert isinstance(head, nn.Linear)
     hook = head.register_forward_pre_hook(lambda _, given: inputs.append(sum_over_time(given[0], student.T).cpu()))
     q_values(student, observations)
     hook.remove()
@@ -213,8 +215,10 @@ def gather_play(player: SpikingDQN, recipe: Recipe, frames: int, seed: int) -> T
     envs = training_envs(recipe, seed)
     generator = np.random.default_rng(seed)
     observations = envs.reset()
+    assert isinstance(envs.action_space, spaces.Discrete)
     seen: list[np.ndarray[Any, Any]] = []
     while len(seen) * envs.num_envs < frames:
+        assert isinstance(observations, np.ndarray)
         seen.append(np.array(observations))
         actions, _ = player.predict(observations, deterministic=True)
         explore = generator.random(envs.num_envs) < recipe.reduction.epsilon
@@ -228,4 +232,4 @@ def gather_play(player: SpikingDQN, recipe: Recipe, frames: int, seed: int) -> T
 def q_values(agent: SpikingDQN, observations: Tensor, batch: int = 512) -> Tensor:
     """Return the agent's Q-values ``(N, actions)`` for observations ``(N, ...)``, on the CPU."""
     agent.policy.set_training_mode(False)
-    return torch.cat([agent.q_net(part.to(agent.device)).cpu() for part in observations.split(batch)])
+    return torch.cat([agent.q_net(part.to(agent.device)).cpu() for part in torch.split(observations, batch)])

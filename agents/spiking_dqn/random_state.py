@@ -17,7 +17,7 @@ def random_state(action_space: spaces.Space[Any]) -> tuple[dict[str, Any], dict[
         "python": [version, list(python), python_gauss],
         "action_space": action_space.np_random.bit_generator.state,
     }
-    tensors = {"numpy": torch.from_numpy(keys.astype(np.int64)), "torch": torch.get_rng_state()}
+    tensors = {"numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     return metadata, tensors

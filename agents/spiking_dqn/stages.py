@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 
 from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play, record
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
@@ -52,6 +52,7 @@ class Job:
         self.start = start
         self.scratch = scratch
         self.results: dict[str, Result] = {}
+        self.log: Logger | None = None
 
     def run_all(self) -> dict[str, Any]:
         """Run all stages that have not been run, and return the summary."""
@@ -74,42 +75,39 @@ class Job:
 
     def stage(self, name: str, work: Callable[[StageFolder], Result]) -> Result:
         """Run one stage unless its result is there."""
-        self.results[name] = run_stage(self.run.stages, name, work)
+        try:
+            self.results[name] = run_stage(self.run.stages, name, work)
+        finally:
+            if self.log is not None:
+                self.log.close()
+                self.log = None
         return self.results[name]
 
     def train_ordinary(self, folder: StageFolder) -> Result:
         """Train the ordinary network by temporal differences."""
-        agent = self.agent("ann", None)
+        agent = self.agent("ann", None, fresh=True)
         result = self.train_by_td("ann", agent, self.recipe.ann, folder)
         return result | self.finish("ann", agent) | {"gate_passed": True}
 
     def take_over(self, name: str, folder: StageFolder) -> Result:
         """Begin with an agent that was trained elsewhere."""
         assert self.start is not None
+        self.start.set_logger(self.logger(name))
         reward, _ = self.gate(self.start)
         return {"gate_reward": reward, "gate_passed": True} | self.finish(name, self.start)
 
     def train_spiking(self, name: str, T: int, done: list[Attempt], folder: StageFolder) -> Result:
         """Start from the stage before, or from the ordinary network's conversion, and train at ``T`` timesteps."""
-        student = self.agent(name, T)
-        result: Result = {}
         before = min((attempt for attempt in done if attempt.T > T), key=lambda attempt: attempt.T, default=None)
+        teacher = self.teacher(before)
+        student = self.agent(name, T, fresh=teacher is None)
+        result: Result = {}
         if before is not None:
             previous = self.load(best_attempt(done, before.T).name)
             self.reduce(previous, T)
             load_weights(student, previous.q_net.state_dict())
-        elif "ann" in self.results:
-            ordinary = self.load("ann")
-            observations = self.calibration_play(ordinary)
-            percentile = self.recipe.conversion.percentile
-            converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
-            load_weights(student, converted.q_net.state_dict())
-            result["conversion"] = report.as_dict()
-            agree, error = report.action_agreement, report.q_error
-            self.say(f"{name}: converted, {agree:.0%} of actions agree, Q error {error:.2f} std")
-            for advice in report.advice:
-                self.say(f"{name}: {advice}")
-        teacher = self.teacher(before)
+        elif teacher is not None:
+            result["conversion"] = self.convert(student, name, T)
         if teacher is None:
             result |= self.train_by_td(name, student, self.recipe.ann, folder)
         elif self.recipe.reduction.loss == "td":
@@ -122,6 +120,18 @@ class Job:
             result |= {"gate_reward": distilled.reward, "gate_passed": distilled.passed, "rounds": distilled.rounds}
         result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
         return result | self.finish(name, student)
+
+    def convert(self, student: SpikingDQN, name: str, T: int) -> Result:
+        """Give the student the converted weights of the ordinary network; return what the conversion reports."""
+        ordinary = self.load("ann")
+        observations, percentile = self.calibration_play(ordinary), self.recipe.conversion.percentile
+        converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
+        load_weights(student, converted.q_net.state_dict())
+        agree, error = report.action_agreement, report.q_error
+        self.say(f"{name}: converted, {agree:.0%} of actions agree, Q error {error:.2f} std")
+        for advice in report.advice:
+            self.say(f"{name}: {advice}")
+        return report.as_dict()
 
     def calibration_play(self, agent: SpikingDQN) -> torch.Tensor:
         """Return observations of an agent's play on which thresholds are set."""
@@ -180,13 +190,18 @@ class Job:
         first = next(iter(self.results.values()), {"gate_reward": reward})
         return gate_passed(reward, first["gate_reward"], self.recipe.gate.tolerance)
 
-    def agent(self, name: str, T: int | None) -> SpikingDQN:
-        """Return an untrained agent for a stage, with the stage's logger."""
+    def agent(self, name: str, T: int | None, *, fresh: bool) -> SpikingDQN:
+        """Return an untrained agent for a stage: to be trained from scratch (``fresh``), or to go on from another."""
         seed = self.seed(name)
-        recipe = self.recipe if T is None or self.scratch else fine_tuning(self.recipe)
+        recipe = self.recipe if fresh else fine_tuning(self.recipe)
         agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=self.start)
-        agent.set_logger(configure(str(self.run.logs(name)), ["csv", "tensorboard"]))
+        agent.set_logger(self.logger(name))
         return agent
+
+    def logger(self, name: str) -> Logger:
+        """Return a logger for a stage, to TensorBoard and CSV, which is closed with the stage."""
+        self.log = configure(str(self.run.logs(name)), ["csv", "tensorboard"])
+        return self.log
 
     def load(self, name: str) -> SpikingDQN:
         """Return the agent that a stage left."""

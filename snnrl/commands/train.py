@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from snnrl.agents.evaluate import make_playable
 from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
@@ -84,13 +85,14 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
         UserError: there is no such environment, an agent cannot play it, or nothing in its network would spike.
     """
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
+    make_playable(recipe.env).close()
     envs = training_envs(trial, trial.seed, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing spikes")
         agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start)
     envs.close()
     if agent.T is None:
-        raise UserError("nothing would spike: the network has no hidden layer; give network.net_arch, such as [128, 128]")
+        raise UserError("nothing would spike, there is no hidden layer: give network.net_arch, such as [128, 128]")
 
 
 @contextmanager

@@ -25,6 +25,6 @@ def energy_ratio(layers: Sequence[LayerOperations]) -> float:
     """Return alpha, the ordinary network's energy over the spiking one's (arXiv 2110.05929, Eq. 4, input rates).
 
     alpha = sum_l MAC_l * 4.6 / (MAC_1 * 4.6 + sum_{l>1} rate_l * MAC_l * 0.9). It counts arithmetic alone: no memory
-    traffic, and hardware that skips absent spikes.
+    traffic, and hardware that skips absent spikes. A network in which nothing happens at all is charged one accumulate.
     """
-    return ordinary_energy(layers) / spiking_energy(layers)
+    return ordinary_energy(layers) / max(spiking_energy(layers), ACCUMULATE_PJ)

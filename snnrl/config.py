@@ -16,6 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _SHORT = reprlib.Repr()  # a few lines of YAML can hold a value that is too large to print
 _SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
 
 
 def recipe_names() -> dict[str, str]:

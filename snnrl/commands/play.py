@@ -1,15 +1,17 @@
 """``snnrl play AGENT``: a video of greedy episodes."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import cv2
+import gymnasium
 import numpy as np
 import tyro
 
 from snnrl.agents.evaluate import episode_seeds
-from snnrl.agents.library import open_agent, shipped_agents
+from snnrl.agents.library import Opened, open_agent, shipped_agents
 from snnrl.agents.spiking_dqn.config import Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json
@@ -48,27 +50,33 @@ def play(arguments: Sequence[str]) -> int:
         raise UserError(f"--out {options.out} must end in .mp4")
     opened = open_agent(name, options.env, T=options.T)
     rewards: list[float] = []
-    frames = 0
     with Display(options.as_json) as display, _Video(options.out) as video:
         for seed in episode_seeds(options.seed, "report", options.episodes):
-            env = make(opened.env_id, render_mode="rgb_array")
-            fps = float(env.metadata.get("render_fps", 30))
-            observation, _ = env.reset(seed=seed)
-            rewards.append(0.0)
-            for _ in range(options.most_steps):
-                video.write(env.render(), fps)
-                frames += 1
-                action, _ = opened.agent.predict(observation, deterministic=True)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                rewards[-1] += float(reward)
-                if terminated or truncated:
-                    break
-            env.close()
+            rewards.append(_film(opened, seed, options.most_steps, video))
             display.say(f"episode {len(rewards)}: reward {rewards[-1]:.1f}")
-    display.say(f"wrote {options.out}, {frames} frames")
+    display.say(f"wrote {options.out}, {video.frames} frames")
     if options.as_json:
-        print_json({"out": str(options.out), "frames": frames, "rewards": rewards})
+        print_json({"out": str(options.out), "frames": video.frames, "rewards": rewards})
     return 0
+
+
+def _film(opened: Opened, seed: int, most_steps: int, video: "_Video") -> float:
+    """Play an episode into the video and return its reward."""
+    total = 0.0
+    with contextlib.closing(make(opened.env_id, render_mode="rgb_array")) as env:
+        observation, _ = env.reset(seed=seed)
+        for _ in range(most_steps):
+            try:
+                frame = env.render()
+            except gymnasium.error.DependencyNotInstalled as error:
+                raise UserError(f"drawing {opened.env_id} needs a package: {error}") from error
+            video.write(frame, float(env.metadata.get("render_fps", 30)))
+            action, _ = opened.agent.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+    return total
 
 
 class _Video:
@@ -78,6 +86,7 @@ class _Video:
         self.path = path
         self.partial = path.with_name(f".{path.stem}.partial.mp4")
         self.writer: cv2.VideoWriter | None = None
+        self.frames = 0
 
     def __enter__(self) -> "_Video":
         return self
@@ -91,6 +100,7 @@ class _Video:
             self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
             if not self.writer.isOpened():
                 raise UserError(f"cannot write {self.path}: is its folder there and writable?")
+        self.frames += 1
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __exit__(self, kind: object, *_: object) -> None:

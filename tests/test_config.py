@@ -1,0 +1,132 @@
+"""Recipes: every mistake is one line that names the place."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training
+from snnrl.config import check_device, explain, read_recipe, recipe_names, validate
+from snnrl.errors import UserError
+
+GROUPS: dict[str, type[BaseModel]] = {
+    "": Recipe,
+    "network": Network,
+    "dqn": DQN,
+    "reduction": Reduction,
+    "reduction.td": Training,
+}
+
+
+def nested(path: str, value: object) -> dict[str, object]:
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def message(values: dict[str, object]) -> str:
+    with pytest.raises(UserError) as caught:
+        validate(Recipe, values, "here")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@given(st.data())
+def test_a_misspelt_key_is_named_with_the_right_one(data: st.DataObject) -> None:
+    group = data.draw(st.sampled_from(sorted(GROUPS)))
+    key = data.draw(st.sampled_from([name for name in GROUPS[group].model_fields if len(name) > 4]))
+    place = data.draw(st.integers(0, len(key) - 2))
+    typo = key[:place] + key[place + 1] + key[place] + key[place + 2 :]
+    assume(typo not in GROUPS[group].model_fields)
+    path = f"{group}.{typo}".removeprefix(".")
+    assert message({"env": "A", **nested(path, 1)}) == f"here: unknown key {path!r}; did you mean {key!r}?"
+
+
+@given(st.text(min_size=1), st.sampled_from(sorted(GROUPS)))
+def test_any_unknown_key_is_named(key: str, group: str) -> None:
+    assume(key not in GROUPS[group].model_fields)
+    values: dict[str, object] = {"env": "A", **(nested(group, {key: 1}) if group else {key: 1})}
+    path = f"{group}.{key}".removeprefix(".")
+    assert f"unknown key {path!r}" in message(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, "env: field required"),
+        ({"env": 3}, "env: input should be a valid string, not 3"),
+        ({"env": "A", "gate": {"tolerance": 1.5}}, "gate.tolerance: input should be less than or equal to 1, not 1.5"),
+        (
+            {"env": "A", "network": {"net_arch": [8, 0]}},
+            "network.net_arch.1: input should be greater than or equal to 1, not 0",
+        ),
+        (
+            {"env": "A", "schedule": [5, 5, 1]},
+            "the schedule 5,5,1 must fall strictly, down to at least 1, such as 5,3,1",
+        ),
+        ({"env": "A", "schedule": []}, "the schedule  must fall strictly, down to at least 1, such as 5,3,1"),
+        ({"env": "A", "T": 2, "reduce_to": 3}, "reduce_to 3 is above T 2: give 1 <= reduce_to <= T"),
+        ({"env": "A", "device": "tpu"}, "unknown device 'tpu': choose auto, cpu or cuda"),
+    ],
+)
+def test_explain(values: dict[str, object], line: str) -> None:
+    assert message(values) == f"here: {line}"
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate(values)
+    assert explain(caught.value, Recipe) == line
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_devices(device: str) -> None:
+    assert check_device(device) == device
+    for wrong in ("gpu", "mps", "cuda:99", "", "cpu cpu"):
+        with pytest.raises(UserError, match="device"):
+            check_device(wrong)
+
+
+def recipe(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E-2", 5e-2), ("1", 1.0), (".5", 0.5)]
+)
+def test_numbers(tmp_path: Path, text: str, number: float) -> None:
+    found = read_recipe(recipe(tmp_path, f"env: A\ndqn: {{learning_rate: {text}}}\n"), Recipe)
+    assert found.dqn.learning_rate == number
+    assert isinstance(found.dqn.learning_rate, float)
+
+
+def test_yaml_1_2(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"double_q: input should be a valid boolean"):
+        read_recipe(recipe(tmp_path, "env: A\ndqn: {double_q: 3}\n"), Recipe)
+    assert read_recipe(recipe(tmp_path, "env: no\n"), Recipe).env == "no"
+    assert read_recipe(recipe(tmp_path, "env: A\nschedule: [4, 2]\n"), Recipe).steps == (4, 2)
+
+
+def test_aliases_that_grow_are_not_printed(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(UserError, match="env: input should be a valid string") as caught:
+        read_recipe(recipe(tmp_path, "\n".join([*lines, "env: *a8"])), Recipe)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes(name: str) -> None:
+    found = read_recipe(name, Recipe)
+    assert found.steps[-1] == 1
+    assert len(recipe_names()[name]) > 20
+    assert not recipe_names()[name].startswith("#")
+    assert Recipe.model_validate(found.model_dump(mode="json")) == found
+
+
+def test_steps() -> None:
+    assert Recipe(env="A").steps == (5, 3, 1)
+    assert Recipe(env="A", T=4, reduce_to=2, step=1).steps == (4, 3, 2)
+    assert Recipe(env="A", schedule=(7, 2)).steps == (7, 2)

@@ -1,0 +1,278 @@
+"""Greedy evaluation against plain loops: rewards, carried potentials, spike rates, random streams."""
+
+import random
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from snnrl.agents.evaluate import (
+    Evaluation,
+    episode_seeds,
+    evaluate,
+    layer_name,
+    make_playable,
+    mean_rate,
+    paired_difference,
+    play,
+    spread,
+)
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.energy import count_operations, energy_ratio
+from snnrl.errors import UserError
+from snnrl.networks import neurons_of
+
+ENV = "CartPole-v1"
+SEEDS = episode_seeds(0, "report", 5)
+PURPOSES = ("train", "gate", "report", "play")
+
+
+def agent(T: int | None, carry: bool = False, seed: int = 2) -> SpikingDQN:
+    """An untrained agent with thresholds low enough to spike often."""
+    policy = {"net_arch": [16, 8], "carry": carry}
+    made = SpikingDQN("MlpPolicy", ENV, T=T, buffer_size=1, policy_kwargs=policy, device="cpu", seed=seed)
+    with torch.no_grad():
+        for neuron in neurons_of(made.q_net).values():
+            neuron.spike_value.fill_(0.1)
+    return made
+
+
+class Lean:
+    """Pushes to where the pole leans, and notes what it was given."""
+
+    def __init__(self) -> None:
+        self.starts: list[list[bool]] = []
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> Any:
+        assert deterministic
+        assert len(observation) == len(episode_start)
+        self.starts.append(list(episode_start))
+        return (observation[:, 2] > 0).astype(int), state
+
+
+def loop(actor: Any, seed: int, most_steps: int | None = None) -> tuple[float, list[NDArray[Any]]]:
+    env, reward, state, seen = gym.make(ENV), 0.0, None, []
+    observation, _ = env.reset(seed=seed)
+    while most_steps is None or len(seen) < most_steps:
+        seen.append(observation)
+        actions, state = actor.predict(observation[None], state, np.array([len(seen) == 1]), deterministic=True)
+        observation, gained, terminated, truncated, _ = env.step(actions[0])
+        reward += float(gained)
+        if terminated or truncated:
+            break
+    return reward, seen
+
+
+def test_play_is_one_episode_per_seed() -> None:
+    actor = Lean()
+    rewards = play(actor, ENV, SEEDS)
+    assert rewards == [loop(Lean(), seed)[0] for seed in SEEDS]
+    assert len(set(rewards)) > 1
+    assert play(Lean(), ENV, SEEDS[::-1]) == rewards[::-1]
+    assert actor.starts[0] == [True] * 5
+    assert not any(any(starts) for starts in actor.starts[1:])
+
+
+def test_on_step_sees_every_observation() -> None:
+    batches: list[NDArray[Any]] = []
+    play(Lean(), ENV, SEEDS, on_step=lambda batch: batches.append(batch.copy()))
+    expected = np.concatenate([loop(Lean(), seed)[1] for seed in SEEDS])
+    found = np.concatenate(batches)
+    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+
+
+def test_most_steps() -> None:
+    assert play(Lean(), ENV, SEEDS, most_steps=3) == [3.0] * 5
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_seeds_of_different_purposes_do_not_meet(seed: int, other: int) -> None:
+    drawn = {purpose: episode_seeds(seed, purpose, 20) for purpose in PURPOSES}
+    everything = [value for values in drawn.values() for value in values]
+    assert len(set(everything)) == len(everything)
+    assert all(0 <= value < 2**32 for value in everything)
+    assert episode_seeds(seed, "gate", 5) == drawn["gate"][:5]
+    if other != seed:
+        assert episode_seeds(other, "gate", 20) != drawn["gate"]
+
+
+@given(st.integers(1, 300), st.integers(1, 50))
+def test_spread(count: int, most: int) -> None:
+    kept = spread(np.arange(count), most)
+    assert 1 <= len(kept) <= most
+    assert kept[0] == 0
+    assert len(set(np.diff(kept))) <= 1
+    assert len(kept) == count or len(kept) > most // 2 - 1
+
+
+def test_paired_difference() -> None:
+    mean, low, high = paired_difference([10.0, 12.0, 9.0, 13.0], [8.0, 12.0, 8.0, 12.0])
+    assert mean == (2 + 0 + 1 + 1) / 4
+    assert 0 <= low < mean < high <= 2
+    assert paired_difference([1.0, 2.0], [0.0, 1.0]) == (1.0, 1.0, 1.0)
+    assert paired_difference([3.0, 1.0], [1.0, 3.0]) == paired_difference([3.0, 1.0], [1.0, 3.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=12))
+def test_the_interval_holds_the_mean(pairs: list[tuple[int, int]]) -> None:
+    ours, theirs = ([float(p[i]) for p in pairs] for i in (0, 1))
+    mean, low, high = paired_difference(ours, theirs, draws=400)
+    assert mean == pytest.approx(np.mean(ours) - np.mean(theirs))
+    spread_of_means = np.ptp(np.subtract(ours, theirs)) + 1e-9
+    assert low - 0.2 * spread_of_means <= mean <= high + 0.2 * spread_of_means
+    mirrored = paired_difference(theirs, ours, draws=400)
+    assert mirrored == pytest.approx((-mean, -high, -low))
+
+
+# carrying potentials
+
+
+def by_hand(spiking: SpikingDQN, observations: list[NDArray[Any]]) -> list[int]:
+    """Actions of one episode, the potentials taken from decision to decision by ``decide``."""
+    state, actions = None, []
+    for observation in observations:
+        q_values, state = spiking.q_net.decide(torch.as_tensor(observation[None]), state)
+        actions.append(int(q_values.argmax()))
+    return actions
+
+
+def test_carried_potentials() -> None:
+    spiking = agent(2, carry=True)
+    rewards = play(spiking, ENV, SEEDS)
+    for seed, reward in zip(SEEDS, rewards, strict=True):
+        expected, seen = loop(spiking, seed)
+        assert reward == expected
+        # an episode of its own starts from zero, whatever was played before it
+        state, taken = None, []
+        for number, observation in enumerate(seen):
+            actions, state = spiking.predict(observation[None], state, np.array([number == 0]), deterministic=True)
+            taken.append(int(actions[0]))
+        assert taken == by_hand(spiking, seen)
+
+
+def test_carrying_changes_decisions_and_leaves_nothing_behind() -> None:
+    spiking = agent(1, carry=True)
+    observations = [np.full(4, value, np.float32) for value in np.linspace(-0.5, 0.5, 12)]
+    tensors = [torch.as_tensor(o[None]) for o in observations]
+    state, carried = None, []
+    for tensor in tensors:
+        q_values, state = spiking.q_net.decide(tensor, state)
+        carried.append(q_values)
+    assert state is not None
+    assert any(float(p.abs().max()) > 0 for p in state.potentials)
+    fresh = [spiking.q_net(tensor).detach() for tensor in tensors]
+    assert torch.equal(carried[0], fresh[0])
+    assert not torch.equal(torch.cat(carried), torch.cat(fresh))
+    assert torch.equal(spiking.q_net.decide(tensors[0], None)[0], fresh[0])
+
+
+def test_an_episode_start_resets_its_row() -> None:
+    spiking = agent(2, carry=True)
+    batch = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    _, state = spiking.predict(batch, None, np.array([True] * 3), deterministic=True)
+    _, mixed = spiking.predict(batch, state, np.array([False, True, False]), deterministic=True)
+    _, fresh = spiking.predict(batch, None, np.array([True] * 3), deterministic=True)
+    _, kept = spiking.predict(batch, state, np.array([False] * 3), deterministic=True)
+    for row, source in ((0, kept), (1, fresh), (2, kept)):
+        for ours, theirs in zip(mixed.potentials, source.potentials, strict=True):
+            torch.testing.assert_close(ours[row], theirs[row])
+
+
+# the whole evaluation
+
+
+def test_spike_rates_are_those_of_hooks() -> None:
+    spiking = agent(3)
+    spikes: dict[str, list[float]] = {}
+    rows: dict[str, int] = {}
+
+    def hook(name: str) -> Any:
+        def count(_: Any, __: Any, output: torch.Tensor) -> None:
+            spikes.setdefault(name, []).append(float((output != 0).sum()))
+            rows[name] = rows.get(name, 0) + output[0].numel() * len(output) // 3
+
+        return count
+
+    handles = [neuron.register_forward_hook(hook(name)) for name, neuron in neurons_of(spiking.q_net).items()]
+    rewards = play(spiking, ENV, SEEDS)
+    for handle in handles:
+        handle.remove()
+    found = evaluate(spiking, ENV, SEEDS)
+    assert list(found.rewards) == rewards
+    assert found.spike_rate == pytest.approx({layer_name(name): sum(spikes[name]) / rows[name] for name in spikes})
+    assert min(found.spike_rate.values()) > 0.05
+    assert all(neuron.count is None for neuron in neurons_of(spiking.q_net).values())
+
+
+def test_figures() -> None:
+    spiking = agent(3)
+    found = evaluate(spiking, ENV, SEEDS)
+    assert found.mean == pytest.approx(sum(found.rewards) / 5)
+    assert found.std == pytest.approx(np.std(found.rewards))
+    assert len(found.observations) == min(256, int(sum(found.rewards)))
+    tensor = torch.as_tensor(found.observations)
+    layers = count_operations(spiking.q_net, tensor, len(tensor))
+    assert [layer.macs for layer in layers] == [4 * 16, 16 * 8, 8 * 2]
+    assert found.energy_ratio == energy_ratio(layers)
+    assert found.as_dict() == {
+        "reward_mean": found.mean,
+        "reward_std": found.std,
+        "episodes": 5,
+        "rewards": list(found.rewards),
+        "spike_rate": found.spike_rate,
+        "energy_ratio": found.energy_ratio,
+    }
+
+
+def test_the_ordinary_network_is_the_measure() -> None:
+    found = evaluate(agent(None), ENV, SEEDS)
+    assert (found.energy_ratio, found.spike_rate) == (1.0, {})
+    assert mean_rate(found.spike_rate) == ""
+    assert mean_rate({"a": 0.1, "b": 0.3}) == ", 0.20 spikes per neuron"
+
+
+def test_long_evaluations_keep_a_sample() -> None:
+    found = evaluate(agent(None), ENV, episode_seeds(0, "report", 150))
+    assert sum(found.rewards) > 1024
+    assert 64 < len(found.observations) <= 256
+    assert len(np.unique(found.observations, axis=0)) == len(found.observations)
+
+
+def states() -> tuple[Any, ...]:
+    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is what is tested
+    return random.getstate(), [str(part) for part in numpy_state], torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("T", [None, 2])
+def test_evaluation_draws_nothing_and_can_be_repeated(T: int | None) -> None:
+    player = agent(T, carry=T is not None)
+    before = states()
+    first = evaluate(player, ENV, SEEDS)
+    assert states() == before
+    again: Evaluation = evaluate(player, ENV, SEEDS)
+    assert again.as_dict() == first.as_dict()
+    assert not player.q_net.training
+
+
+@pytest.mark.parametrize(
+    ("env_id", "hint"),
+    [("Pendulum-v1", "needs discrete"), ("Blackjack-v1", "only arrays"), ("Nothing-v0", "unknown environment")],
+)
+def test_environments_that_cannot_be_played(env_id: str, hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        make_playable(env_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("features_extractor.cnn.conv1", "conv1"), ("q_net.fc1", "fc1"), ("q_net.advantage.fc1", "advantage.fc1")],
+)
+def test_layer_names(name: str, short: str) -> None:
+    assert layer_name(name) == short

@@ -64,7 +64,7 @@ def main() -> None:
     for seed in range(options.rounds):
         for name, make in contestants.items():
             speeds[name].append(steps_per_second(make, seed))
-    rows = Rows()
+    rows = Rows(options.threads)
     peer = f"stable-baselines3 {version('stable-baselines3')} DQN"
     for name, measured in speeds.items():
         if name != "sb3":

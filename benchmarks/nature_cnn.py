@@ -184,7 +184,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    rows = Rows()
+    rows = Rows(options.threads)
     for steps in (LONG, 1):
         training_step(rows, steps, options.rounds)
     inference(rows, options.rounds)

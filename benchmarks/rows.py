@@ -10,13 +10,14 @@ from snnrl.files import write_atomically
 class Rows:
     """Rows ``name, value, unit, peer, peer_value, ratio``; the ratio is value / peer_value."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.lines: list[str] = []
 
     def add(self, name: str, value: float, unit: str, peer: str, peer_value: float, **more: Any) -> None:
         """Print one row and keep it."""
         row = {"name": name, "value": round(value, 3), "unit": unit, "peer": peer, "peer_value": round(peer_value, 3)}
-        self.lines.append(json.dumps(row | {"ratio": round(value / peer_value, 3)} | more))
+        self.lines.append(json.dumps(row | {"ratio": round(value / peer_value, 3)} | more | {"threads": self.threads}))
         print(self.lines[-1], flush=True)
 
     def write(self, path: str | None) -> None:

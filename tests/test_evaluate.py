@@ -25,7 +25,8 @@ from snnrl.agents.evaluate import (
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
 from snnrl.errors import UserError
-from snnrl.networks import neurons_of
+from snnrl.networks import NetworkState, neurons_of
+from snnrl.neurons import LIF
 
 ENV = "CartPole-v1"
 SEEDS = episode_seeds(0, "report", 5)
@@ -36,9 +37,9 @@ def agent(T: int | None, carry: bool = False, seed: int = 2) -> SpikingDQN:
     """An untrained agent with thresholds low enough to spike often."""
     policy = {"net_arch": [16, 8], "carry": carry}
     made = SpikingDQN("MlpPolicy", ENV, T=T, buffer_size=1, policy_kwargs=policy, device="cpu", seed=seed)
-    with torch.no_grad():
-        for neuron in neurons_of(made.q_net).values():
-            neuron.spike_value.fill_(0.1)
+    for neuron in neurons_of(made.q_net).values():
+        assert isinstance(neuron, LIF)
+        neuron.threshold.data.fill_(0.1)
     return made
 
 
@@ -155,6 +156,25 @@ def test_carried_potentials() -> None:
             actions, state = spiking.predict(observation[None], state, np.array([number == 0]), deterministic=True)
             taken.append(int(actions[0]))
         assert taken == by_hand(spiking, seen)
+
+
+class Integrator:
+    """Pushes by the sign of everything seen so far, which it keeps in its state."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, NetworkState]:
+        total = torch.as_tensor(observation).double()
+        if state is not None:
+            total = total + torch.where(torch.as_tensor(episode_start)[:, None], 0.0, state.potentials[0])
+        return (total[:, 2] + 0.3 * total[:, 3] > 0).int().numpy(), NetworkState((total,))
+
+
+def test_every_row_keeps_its_own_state() -> None:
+    seeds = episode_seeds(0, "play", 12)
+    rewards = play(Integrator(), ENV, seeds)
+    assert rewards == [loop(Integrator(), seed)[0] for seed in seeds]
+    assert len(set(rewards)) > 3
 
 
 def test_carrying_changes_decisions_and_leaves_nothing_behind() -> None:

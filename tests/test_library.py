@@ -96,7 +96,7 @@ def test_run_folders(run: Path, T: int | None, source: str, found: int) -> None:
 
 def test_run_folders_that_are_of_no_use(run: Path) -> None:
     (run / "summary.json").write_text(json.dumps({"stages": [{"name": "ann"}]}))
-    with pytest.raises(UserError, match="the summary in .* is damaged"):
+    with pytest.raises(UserError, match=r"the summary in .* is damaged"):
         open_agent(str(run))
     (run / "summary.json").unlink()
     with pytest.raises(UserError, match="holds no finished run"):

@@ -12,7 +12,8 @@ from snnrl.cli import main
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT_TRAINING = [
     *("--n-envs", "2", "--ann.steps", "200", "--ann.eval-every", "100", "--dqn.learning-starts", "50"),
-    *("--dqn.buffer-size", "300", "--reduction.batches", "3", "--reduction.frames", "40", "--reduction.own-frames", "20"),
+    *("--dqn.buffer-size", "300", "--reduction.batches", "3", "--reduction.frames", "40"),
+    *("--reduction.own-frames", "20"),
     *("--reduction.rounds", "1", "--reduction.td.steps", "60", "--gate.episodes", "1", "--report-episodes", "1"),
 ]
 SHORT = {

@@ -4,6 +4,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -27,7 +28,7 @@ def training_envs(recipe: Recipe, seed: int, count: int | None = None) -> VecEnv
 def channels_first(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """Return an environment whose images are ``(C, H, W)``, as networks take them, if it gives ``(H, W, C)``."""
     space = env.observation_space
-    if not is_image_space(space) or is_image_space_channels_first(space):
+    if not (isinstance(space, spaces.Box) and is_image_space(space)) or is_image_space_channels_first(space):
         return env
     transposed = VecTransposeImage.transpose_space(space)
     return TransformObservation(env, VecTransposeImage.transpose_image, transposed)

@@ -19,20 +19,22 @@ from snnrl.neurons import sum_over_time
 from snnrl.pipeline import STOP, StageFolder
 
 Report = Callable[[int, str], None]
+Weights = dict[str, Tensor]
 Gate = Callable[[SpikingDQN], tuple[float, bool]]
 """Returns the gated reward of an agent, and whether it is enough."""
 
 
 class Distilled(NamedTuple):
-    """The best round's gated reward, whether it passed, and how many rounds were trained."""
+    """The best gated reward, the start that was chosen, and how many rounds were trained from there."""
 
     reward: float
-    passed: bool
+    start: str
     rounds: int
 
 
 def distil(
     student: SpikingDQN,
+    starts: Mapping[str, Weights],
     teacher: SpikingDQN,
     recipe: Recipe,
     gate: Gate,
@@ -40,21 +42,24 @@ def distil(
     report: Report,
     seed: int,
 ) -> Distilled:
-    """Train ``student`` in place to answer as ``teacher`` does, and leave it with the weights of its best round.
+    """Train ``student`` in place to answer as ``teacher`` does, and leave it with the weights that did best.
 
-    The first round trains on the teacher's play. As long as the gate is missed, a further one adds the student's own
-    play, labelled by the teacher (DAgger: Ross et al. 2011, arXiv 1011.0686), and trains on everything. Each round
-    has a fresh optimiser. Goes on from the folder's checkpoint if there is one.
+    It begins with the one of the ``starts`` (weights by name) that plays best once its head is fitted to the teacher's
+    answers. As long as the gate is missed, a round of training follows: the first on the teacher's play, each further
+    one on the student's own play as well, labelled by the teacher (DAgger: Ross et al. 2011, arXiv 1011.0686). Each
+    round has a fresh optimiser. Goes on from the folder's checkpoint if there is one.
     """
     work = _Distillation(student, teacher, recipe, folder, report, seed)
     work.resume()
+    if not work.start:
+        work.choose_start(starts, gate)
     while work.round < recipe.reduction.rounds and not work.passed:
         work.gather()
         work.train_round()
         work.judge(gate)
     student.q_net.load_state_dict(work.best)
     student.q_net_target.load_state_dict(work.best)
-    return Distilled(work.best_reward, work.passed, work.round)
+    return Distilled(work.best_reward, work.start, work.round)
 
 
 class _Distillation:
@@ -71,10 +76,11 @@ class _Distillation:
         self.recipe, self.settings = recipe, recipe.reduction
         self.folder, self.report, self.seed = folder, report, seed
         self.generator = torch.Generator().manual_seed(seed)
+        self.start = ""
         self.round = self.batch = 0
         self.passed = False
         self.best_reward = -np.inf
-        self.best: dict[str, Tensor] = {}
+        self.best: Weights = {}
         self.observations: list[Tensor] = []
         self.answers: list[Tensor] = []
         self._new_optimizer()
@@ -89,7 +95,7 @@ class _Distillation:
             return
         metadata, tensors = checkpoint
         self.round, self.batch, self.passed = metadata["round"], metadata["batch"], metadata["passed"]
-        self.best_reward = float(metadata["best_reward"])
+        self.start, self.best_reward = metadata["start"], float(metadata["best_reward"])
         self.best = tensors["best"]
         self.student.q_net.load_state_dict(tensors["student"])
         self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], metadata["optimizer"]))
@@ -101,6 +107,7 @@ class _Distillation:
         """Write a checkpoint; what was gathered lies in parts of its own."""
         optimizer, layout = flatten_optimizer(self.optimizer.state_dict())
         metadata: Mapping[str, Any] = {
+            "start": self.start,
             "round": self.round,
             "batch": self.batch,
             "passed": self.passed,
@@ -116,21 +123,30 @@ class _Distillation:
         }
         self.folder.save(metadata, tensors)
 
-    def gather(self) -> None:
-        """Let the teacher (first round) or the student play, and write down the teacher's answers."""
-        if len(self.observations) > self.round:
-            return
-        first = self.round == 0
-        player = self.teacher if first else self.student
-        frames = self.settings.frames if first else self.settings.own_frames
-        seed = episode_seeds(self.seed, "play", self.settings.rounds)[self.round]
-        seen = gather_play(player, self.recipe, frames, seed)
-        play = {"observations": seen, "answers": q_values(self.teacher, seen)}
-        if first:
-            align_head(self.student, seen, play["answers"])
-        self.folder.add_part(f"play-{self.round}", play)
-        self._take(play)
+    def choose_start(self, starts: Mapping[str, Weights], gate: Gate) -> None:
+        """Let every start play with a head fitted to the teacher's answers, and go on from the best."""
+        self.add_play(self.teacher, self.settings.frames)
+        for name, weights in starts.items():
+            self.student.q_net.load_state_dict(weights)
+            align_head(self.student, self.observations[0], self.answers[0])
+            if self.keep_if_best(gate):
+                self.start = name
+        self.student.q_net.load_state_dict(self.best)
         self.save()
+
+    def gather(self) -> None:
+        """From the second round on, let the student play and the teacher say what it would have answered."""
+        if self.round > 0 and len(self.observations) <= self.round:
+            self.add_play(self.student, self.settings.own_frames)
+            self.save()
+
+    def add_play(self, player: SpikingDQN, frames: int) -> None:
+        """Add observations of a player's play with the teacher's answers, as a part of the checkpoint."""
+        number = len(self.observations)
+        seen = gather_play(player, self.recipe, frames, episode_seeds(self.seed, "play", number + 1)[number])
+        play = {"observations": seen, "answers": q_values(self.teacher, seen)}
+        self.folder.add_part(f"play-{number}", play)
+        self._take(play)
 
     def _take(self, play: Mapping[str, Tensor]) -> None:
         self.observations.append(play["observations"])
@@ -176,18 +192,23 @@ class _Distillation:
         for name, rate in spike_rate.items():
             self.student.logger.record(f"distil/spikes_{layer_name(name)}", rate)
         self.student.logger.dump(done)
-        reward = f", reward {self.best_reward:.1f}" if self.round else ""
-        self.report(done, f"loss {loss:.4f}{reward}{mean_rate(spike_rate)}")
+        self.report(done, f"loss {loss:.4f}, reward {self.best_reward:.1f}{mean_rate(spike_rate)}")
 
     def judge(self, gate: Gate) -> None:
         """Play for the gate, keep the weights if they are the best so far, and end the round."""
-        self.student.policy.set_training_mode(False)
-        reward, self.passed = gate(self.student)
-        if reward > self.best_reward:
-            self.best_reward = reward
-            self.best = {name: value.clone() for name, value in self.student.q_net.state_dict().items()}
+        self.keep_if_best(gate)
         self.round, self.batch = self.round + 1, 0
         self.save()
+
+    def keep_if_best(self, gate: Gate) -> bool:
+        """Play for the gate; return whether the student did better than ever before."""
+        self.student.policy.set_training_mode(False)
+        reward, passed = gate(self.student)
+        better = reward > self.best_reward
+        if better:
+            self.best_reward, self.passed = reward, passed
+            self.best = {name: value.clone() for name, value in self.student.q_net.state_dict().items()}
+        return better
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
-from snnrl.agents.spiking_dqn.distil import distil, gather_play
+from snnrl.agents.spiking_dqn.distil import Weights, distil, gather_play
 from snnrl.agents.spiking_dqn.td import train
+from snnrl.conversion import ConversionReport
 from snnrl.files import write_atomically
 from snnrl.networks import calibrating
 from snnrl.pipeline import Result, StageFolder, run_stage
@@ -23,6 +24,9 @@ from snnrl.runs import RunFolder
 
 Reporter = Callable[[str, int], Callable[[int, str], None]]
 """Begins a stage of so many steps; returns what to call with steps done and a text."""
+
+HIGHER_PERCENTILES = (99.5,)
+"""Tried beside the recipe's own: thresholds that clip less do better at larger T, lower ones at T = 1."""
 
 CALIBRATION = 512
 """Observations on which thresholds are set."""
@@ -102,36 +106,65 @@ class Job:
         teacher = self.teacher(before)
         student = self.agent(name, T, fresh=teacher is None)
         result: Result = {}
-        if before is not None:
-            previous = self.load(best_attempt(done, before.T).name)
-            self.reduce(previous, T)
-            load_weights(student, previous.q_net.state_dict())
-        elif teacher is not None:
-            result["conversion"] = self.convert(student, name, T)
+        starts = self.starts(name, T, done, before, result)
+        if starts:
+            load_weights(student, next(iter(starts.values())))
         if teacher is None:
             result |= self.train_by_td(name, student, self.recipe.ann, folder)
         elif self.recipe.reduction.loss == "td":
             result |= self.train_by_td(name, student, self.recipe.reduction.td, folder)
         else:
-            settings = self.recipe.reduction
-            report_to = self.reporter(name, settings.rounds * settings.batches)
-            seed = self.seed(name)
-            distilled = distil(student, self.load(teacher), self.recipe, self.gate, folder, report_to, seed)
-            result |= {"gate_reward": distilled.reward, "gate_passed": distilled.passed, "rounds": distilled.rounds}
+            result |= self.distil(name, student, starts, teacher, folder)
         result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
         return result | self.finish(name, student)
 
-    def convert(self, student: SpikingDQN, name: str, T: int) -> Result:
-        """Give the student the converted weights of the ordinary network; return what the conversion reports."""
-        ordinary = self.load("ann")
-        observations, percentile = self.calibration_play(ordinary), self.recipe.conversion.percentile
-        converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
-        load_weights(student, converted.q_net.state_dict())
+    def distil(
+        self, name: str, student: SpikingDQN, starts: dict[str, Weights], teacher: str, folder: StageFolder
+    ) -> Result:
+        """Train by distillation from the best of the starts."""
+        settings = self.recipe.reduction
+        report = self.reporter(name, settings.rounds * settings.batches)
+        seed = self.seed(name)
+        distilled = distil(student, starts, self.load(teacher), self.recipe, self.gate, folder, report, seed)
+        self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
+        return {"gate_reward": distilled.reward, "start": distilled.start, "rounds": distilled.rounds}
+
+    def starts(
+        self, name: str, T: int, done: list[Attempt], before: Attempt | None, result: Result
+    ) -> dict[str, Weights]:
+        """Return the weights that a stage can begin with: handed over from the stage before, or newly converted.
+
+        The first one is the paper's way; only distillation tries the others as well.
+        """
+        found: dict[str, Weights] = {}
+        if before is not None:
+            previous = self.load(best_attempt(done, before.T).name)
+            self.reduce(previous, T)
+            found["handed over"] = previous.q_net.state_dict()
+        if "ann" in self.results and (before is None or self.recipe.reduction.loss == "distill"):
+            ordinary = self.load("ann")
+            observations = self.calibration_play(ordinary).numpy()
+            for percentile in self.percentiles:
+                converted, report = convert_agent(ordinary, observations, T=T, percentile=percentile)
+                found[f"converted at the {percentile:g}th percentile"] = converted.q_net.state_dict()
+                if before is None and percentile == self.percentiles[0]:
+                    result["conversion"] = report.as_dict()
+                    self.say_conversion(name, report)
+        return found
+
+    @property
+    def percentiles(self) -> tuple[float, ...]:
+        """The recipe's percentile, and for distillation the higher ones that suit more timesteps better."""
+        first = self.recipe.conversion.percentile
+        higher = tuple(p for p in HIGHER_PERCENTILES if p > first) if self.recipe.reduction.loss == "distill" else ()
+        return (first, *higher)
+
+    def say_conversion(self, name: str, report: ConversionReport) -> None:
+        """Print what a conversion reports."""
         agree, error = report.action_agreement, report.q_error
         self.say(f"{name}: converted, {agree:.0%} of actions agree, Q error {error:.2f} std")
         for advice in report.advice:
             self.say(f"{name}: {advice}")
-        return report.as_dict()
 
     def calibration_play(self, agent: SpikingDQN) -> torch.Tensor:
         """Return observations of an agent's play on which thresholds are set."""

@@ -25,7 +25,7 @@ from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedCombined, Slo
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import first_line, quoted
-from snnrl.networks import DuelingMLP, NetworkState, carried, change_steps, constrain, fill_slots, mlp, reset_rows
+from snnrl.networks import DuelingMLP, NetworkState, carried, change_steps, fill_slots, mlp, neurons_of, reset_rows
 from snnrl.neurons import NEURONS, sum_over_time
 
 MOST_STEPS = 1000
@@ -165,8 +165,17 @@ class SpikingDQNPolicy(DQNPolicy):
         return SpikingQNetwork(**arguments, **self.spiking)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        if self.spiking["T"] is not None and self.optimizer_class is torch.optim.Adam and not self.optimizer_kwargs:
+            # thresholds and leaks are many tiny parameters: one fused kernel instead of a dozen calls for each
+            self.optimizer_kwargs = {"fused": True}
         super()._build(lr_schedule)
-        self.optimizer.register_step_post_hook(lambda *_: constrain(self.q_net))
+        neurons = list(neurons_of(self.q_net).values())
+
+        def keep_in_range(*_: Any) -> None:
+            for neuron in neurons:
+                neuron.constrain()
+
+        self.optimizer.register_step_post_hook(keep_in_range)
 
     def reduce_to(self, steps: int) -> None:
         """Let both Q-networks decide in ``steps`` timesteps, Q-values keeping their scale.

@@ -61,15 +61,17 @@ class SpikingNeuron(nn.Module, ABC):
 
     def forward(self, current: Tensor) -> Tensor:
         """Return the spikes ``(T * B, ...)`` for a current ``(T * B, ...)``, or ``(B, ...)`` for an encoder."""
-        by_time = current.unsqueeze(0) if self.encoder else current.view(self.steps, -1, *current.shape[1:])
+        once = self.encoder or self.steps == 1
+        by_time = current.unsqueeze(0) if once else current.view(self.steps, -1, *current.shape[1:])
         if self.percentile is not None:
             self.calibrate(current, self.percentile, lower_only=self.lower_only)
         spikes, last, counted = self.scan(by_time, count=self.count is not None)
-        self.potential = last if self.keep_potential else None
+        if self.keep_potential:
+            self.potential = last
         if self.count is not None and counted is not None:
             self.count.spikes += float(counted)
             self.count.neurons += by_time[0].numel()
-        return spikes.flatten(0, 1)
+        return spikes.squeeze(0) if self.steps == 1 else spikes.flatten(0, 1)
 
     def extra_repr(self) -> str:
         """Show T and the role in ``print(network)``."""

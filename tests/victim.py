@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import snnrl.files
+from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.cli import main
 from snnrl.display import Display
 
@@ -48,7 +49,7 @@ class Moment:
 
 
 def watch(moment: Moment) -> None:
-    stage, fsync = Display.stage, os.fsync
+    stage, fsync, gate = Display.stage, os.fsync, Job.gate
 
     def watched(self: Display, name: str, total: int) -> Callable[[int, str], None]:
         moment.begins(name)
@@ -64,6 +65,8 @@ def watch(moment: Moment) -> None:
         moment.writes_half(descriptor)
         fsync(descriptor)
 
+    # no start passes untrained: every stage has training to be killed in
+    Job.gate = lambda self, agent: (gate(self, agent)[0], False)  # type: ignore[method-assign]
     patched: Any = snnrl.files.os
     patched.fsync = flushed
     Display.stage = watched  # type: ignore[method-assign]

@@ -25,7 +25,17 @@ from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedCombined, Slo
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import first_line, quoted
-from snnrl.networks import DuelingMLP, NetworkState, carried, change_steps, fill_slots, mlp, neurons_of, reset_rows
+from snnrl.networks import (
+    DuelingMLP,
+    NetworkState,
+    carried,
+    change_steps,
+    constrain,
+    fill_slots,
+    mlp,
+    neurons_of,
+    reset_rows,
+)
 from snnrl.neurons import NEURONS, sum_over_time
 
 MOST_STEPS = 1000

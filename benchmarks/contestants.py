@@ -17,18 +17,24 @@ ACTIONS = 6
 PEERS = ("spikingjelly", "snntorch", "sinabs")
 """The peers' distribution names, which are their import names too."""
 
+REPEATED = tuple(f"{name}, input repeated" for name in PEERS)
+"""The same, used as in their tutorials: the input is repeated, so conv1 is computed at every step."""
+
 Neuron = Callable[[Tensor], Tensor]
 
 
 class Peer(nn.Module):
-    """The network of a peer, laid out as it is fastest: time folded into the batch, conv1 computed once for all steps.
+    """The network of a peer, time folded into the batch; conv1 is computed once, or at every step of a repeated input.
 
     ``neurons`` map currents with a time axis to spikes of the same shape; the axis is 0, or 1 where the library wants
     it. Two libraries return float32 spikes whatever they are given: these are cast back.
     """
 
-    def __init__(self, weights: nn.ModuleList, neurons: list[Neuron], steps: int, time_axis: int) -> None:
+    def __init__(
+        self, weights: nn.ModuleList, neurons: list[Neuron], steps: int, *, time_axis: int, repeat_input: bool
+    ) -> None:
         super().__init__()
+        self.repeat_input = repeat_input
         self.weights = weights
         self.neurons = neurons
         self.steps = steps
@@ -38,8 +44,12 @@ class Peer(nn.Module):
         """Return Q-values ``(B, K)``, the output neurons' currents summed over time."""
         batch = observations.shape[0]
         folded = (self.steps, batch) if self.time_axis == 0 else (batch, self.steps)
-        current = self.weights[0](observations).unsqueeze(self.time_axis)
-        current = current.expand(*folded, *current.shape[2:])
+        if self.repeat_input:
+            repeated = observations.unsqueeze(self.time_axis).expand(*folded, *observations.shape[1:])
+            current = self.weights[0](repeated.flatten(0, 1)).unflatten(0, folded)
+        else:
+            current = self.weights[0](observations).unsqueeze(self.time_axis)
+            current = current.expand(*folded, *current.shape[2:])
         for neuron, weights in zip(self.neurons, self.weights[1:], strict=True):
             spikes = neuron(current).flatten(0, 1).to(current.dtype)
             if isinstance(weights, nn.Linear):
@@ -62,13 +72,18 @@ def build(name: str, steps: int, ann: nn.Sequential, observations: Tensor) -> nn
         return network
     weights = nn.ModuleList(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     thresholds = [neuron.spike_value for neuron in neurons_of(network.body).values()]
-    make = {"spikingjelly": _spikingjelly, "snntorch": _snntorch, "sinabs": _sinabs}[name]
-    return Peer(weights, [make(threshold) for threshold in thresholds], steps, time_axis=1 if name == "sinabs" else 0)
+    library = name.split(",")[0]
+    make = {"spikingjelly": _spikingjelly, "snntorch": _snntorch, "sinabs": _sinabs}[library]
+    neurons = [make(threshold) for threshold in thresholds]
+    return Peer(weights, neurons, steps, time_axis=1 if library == "sinabs" else 0, repeat_input=name in REPEATED)
 
 
 def label(name: str) -> str:
     """Return the contestant's name with its version."""
-    return "ReLU network" if name == "relu" else f"{name} {version(name)}"
+    if name == "relu":
+        return "ReLU network"
+    library, _, way = name.partition(", ")
+    return f"{library} {version(library)}" + (f", {way}" if way else "")
 
 
 def _spikingjelly(threshold: float) -> Neuron:

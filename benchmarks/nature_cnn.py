@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from contestants import OBSERVATION, PEERS, build, label, ordinary
+from contestants import OBSERVATION, PEERS, REPEATED, build, label, ordinary
 from rows import Rows, parser
 from torch import Tensor, nn
 
@@ -108,16 +108,17 @@ def compare(rows: Rows, name: str, ours: Timing, peer: str, theirs: Timing) -> N
 
 def training_step(rows: Rows, steps: int, rounds: int) -> None:
     """Measure forward and backward at a number of timesteps, in float32 and bfloat16."""
+    peers = (*PEERS, *(REPEATED if steps > 1 else ()), "relu")
     candidates = [
         variant
         for dtype in (torch.float32, torch.bfloat16)
-        for name in ("snnrl", *PEERS, "relu")
+        for name in ("snnrl", *peers)
         for variant in variants(name, dtype)
     ]
     timings = measure({variant: prepare(variant, steps, BATCH)[2] for variant in candidates}, rounds)
     pairs = [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
     for dtype, peer_dtype in pairs:
-        for peer in (*PEERS, "relu"):
+        for peer in peers:
             name = f"training step, T={steps}, {_name(dtype)} against {_name(peer_dtype)}"
             compare(rows, name, timings["snnrl", dtype], peer, timings[peer, peer_dtype])
 

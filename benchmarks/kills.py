@@ -1,4 +1,4 @@
-"""Kill a run of ``cartpole-state`` twenty times with SIGKILL, resume it each time, compare with an unbroken run.
+"""Kill a run of ``cartpole-state`` at least twenty times with SIGKILL, resume it each time, compare with an unbroken run.
 
 usage: python benchmarks/kills.py [--output FILE]
 
@@ -8,12 +8,14 @@ in the middle of writing a checkpoint. Prints one JSON object: kills, and tensor
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,18 +36,17 @@ def train(moment: str, run: Path) -> int:
     return done.returncode
 
 
-def moments(stages: list[dict[str, object]]) -> list[str]:
+def moments(summary: dict[str, Any]) -> list[str]:
     """Draw the moments, in the order in which a run meets them."""
     draw = random.Random(0)
-    names = [str(stage["name"]) for stage in stages]
-    share = (KILLS - 2) // len(names)
+    names = ["ann", *(attempt["name"] for attempt in summary["attempts"])]
+    share = max(3, math.ceil((KILLS - 2) / len(names)))
     found = []
-    for name, stage in zip(names, stages, strict=True):
-        steps = int(str(stage["steps"])) if "steps" in stage else 1000
-        extra = KILLS - 2 - share * len(names) if name == names[0] else 0
-        found += [f"{name}@{step}" for step in sorted(draw.sample(range(50, steps - 50), share + extra))]
+    for name in names:
+        steps = summary["stages"][0]["steps"] if name == "ann" else summary["recipe"]["reduction"]["batches"]
+        found += [f"{name}@{step}" for step in sorted(draw.sample(range(50, steps - 50), share))]
         if name in (names[0], names[-1]):
-            found.append(f"{name}@write:{4 if name == names[0] else 3}")
+            found.append(f"{name}@write:{4 if name == 'ann' else 3}")
     return found
 
 
@@ -63,9 +64,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"
         train("never", whole)
-        stages = json.loads((whole / "summary.json").read_text())["stages"]
+        summary = json.loads((whole / "summary.json").read_text())
+        stages = summary["stages"]
         killed = []
-        for moment in moments(stages):
+        for moment in moments(summary):
             killed.append({"moment": moment, "killed": train(moment, broken) == -9})
             print(json.dumps(killed[-1]), flush=True)
         train("never", broken)

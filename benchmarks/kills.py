@@ -1,4 +1,4 @@
-"""Kill a run of ``cartpole-state`` at least twenty times with SIGKILL, resume it each time, compare with an unbroken run.
+"""Kill a run of ``cartpole-state`` twenty times or more with SIGKILL, resume it, compare it with an unbroken run.
 
 usage: python benchmarks/kills.py [--output FILE]
 

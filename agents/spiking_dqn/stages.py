@@ -26,7 +26,7 @@ Reporter = Callable[[str, int], Callable[[int, str], None]]
 """Begins a stage of so many steps; returns what to call with steps done and a text."""
 
 HIGHER_PERCENTILES = (99.5,)
-"""Tried beside the recipe's own: thresholds that clip less do better at larger T, lower ones at T = 1."""
+"""Tried beside the recipe's own, the better start being kept: thresholds that clip fewer activations."""
 
 CALIBRATION = 512
 """Observations on which thresholds are set."""

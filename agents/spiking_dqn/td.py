@@ -95,6 +95,7 @@ class _Progress(BaseCallback):
 
     @property
     def agent(self) -> SpikingDQN:
+        """The agent in training, as what it is."""
         assert isinstance(self.model, SpikingDQN)
         return self.model
 

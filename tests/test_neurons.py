@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snnrl.errors import did_you_mean
-from snnrl.neurons import GAMMA, LIF, NEURONS, ExpandTime, SpikeCount, lif_scan, linear_surrogate, sum_over_time
+from snnrl.neurons import GAMMA, LIF, NEURONS, ExpandTime, SpikeCount, fire, lif_scan, linear_surrogate, sum_over_time
 from snnrl.neurons.lif import SMALLEST_THRESHOLD
 from snnrl.neurons.neuron import positive_percentile
 
@@ -305,6 +305,7 @@ def test_one_step_keeps_no_state_and_ignores_the_leak() -> None:
     current = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(0))
     one = lif_scan(current, number(0.5), number(1.0), 1)
     assert one.potential is None
+    assert torch.equal(one.spikes, fire(current, number(0.5)))
     for leak in (-1.0, 0.0, 0.3):
         assert torch.equal(one.spikes, lif_scan(current, number(0.5), number(leak), 1).spikes)
     # nor does the reset change anything: the longer way round, which resets, sends the same spikes

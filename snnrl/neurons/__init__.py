@@ -1,6 +1,6 @@
 """Spiking neurons: the equations as functions, the kinds of neuron as modules."""
 
-from snnrl.neurons.functional import Scan, lif_scan
+from snnrl.neurons.functional import Scan, fire, lif_scan
 from snnrl.neurons.lif import LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
@@ -16,6 +16,7 @@ __all__ = [
     "Scan",
     "SpikeCount",
     "SpikingNeuron",
+    "fire",
     "lif_scan",
     "linear_surrogate",
     "sum_over_time",

@@ -51,11 +51,7 @@ def lif_scan(
     if current.shape[0] not in (1, steps):
         raise ValueError(f"current has {current.shape[0]} time steps, expected 1 or {steps}")
     if steps == 1 and potential is None and not keep_potential:
-        spikes = (
-            _Compare.apply(current, threshold, gamma)  # type: ignore[no-untyped-call]
-            if torch.is_grad_enabled()
-            else _compare(current, threshold)
-        )
+        spikes = fire(current, threshold, gamma)
         return Scan(spikes, None, spikes.detach().sum(dtype=torch.float32) if count else None)
     carried = None if potential is None else potential.detach()
     arguments = (current, threshold, leak, carried, steps, gamma, keep_potential, count)
@@ -63,9 +59,14 @@ def lif_scan(
     return Scan(spikes, last if keep_potential else None, counted if count else None)
 
 
-class _Compare(torch.autograd.Function):
-    """One step from a zero potential: spike iff current > threshold."""
+def fire(current: Tensor, threshold: Tensor, gamma: float = GAMMA) -> Tensor:
+    """Return the spikes of one timestep from a zero potential, 1[current > threshold], of the shape of ``current``."""
+    if torch.is_grad_enabled():
+        return _Fire.apply(current, threshold, gamma)  # type: ignore[no-any-return, no-untyped-call]
+    return _compare(current, threshold)
 
+
+class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, threshold: Tensor, gamma: float) -> Tensor:
         ctx.save_for_backward(current, threshold)
@@ -84,7 +85,7 @@ class _Compare(torch.autograd.Function):
 
 
 def _compare(current: Tensor, threshold: Tensor) -> Tensor:
-    return torch.gt(current, threshold.to(current.dtype), out=torch.empty_like(current))
+    return torch.gt(current, threshold, out=torch.empty_like(current))
 
 
 class _LIFScan(torch.autograd.Function):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from snnrl.neurons.functional import Scan, lif_scan
+from snnrl.neurons.functional import Scan, fire, lif_scan
 from snnrl.neurons.neuron import SpikingNeuron, positive_percentile
 
 SMALLEST_THRESHOLD = 1e-3
@@ -32,6 +32,10 @@ class LIF(SpikingNeuron):
             keep_potential=self.keep_potential,
             count=count,
         )
+
+    def fire(self, current: Tensor) -> Tensor:
+        """Compare with the threshold."""
+        return fire(current, self.threshold)
 
     @torch.no_grad()
     def calibrate(self, current: Tensor, percentile: float, *, lower_only: bool = False) -> bool:

@@ -3,6 +3,7 @@
 An archive is an uncompressed zip with ``metadata.json`` and any number of ``NAME.safetensors``.
 """
 
+import hashlib
 import io
 import re
 import stat
@@ -216,6 +217,11 @@ def _from_safetensors(data: bytes, member: str, where: str) -> dict[str, torch.T
         raise _refusal(where, f"{member}: {first_line(error)}") from error
     _check_tensors(tensors, f"cannot read {where}: {member}")
     return tensors
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return 16 hexadecimal digits that tell these tensors from others: the beginning of their SHA-256."""
+    return hashlib.sha256(_to_safetensors(tensors, "weights", "memory")).hexdigest()[:16]
 
 
 def flatten_optimizer(state_dict: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

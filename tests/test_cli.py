@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -322,6 +323,15 @@ def test_from(call: Call, place: Path, tiny: str, origin: str, stages: list[str]
     assert code == 0, err
     assert [stage["name"] for stage in found] == stages
     check_stages(found, Path("run"))
+
+
+def test_a_run_knows_the_agent_that_it_began_with(call: Call, refused: Refused, place: Path, tiny: str) -> None:
+    options = ["--run", "run", "--from", "mine.zip", "--schedule", "1", "--reduction.batches", "20"]
+    shutil.copy(place / "run" / "ann.zip", "mine.zip")
+    assert call("train", tiny, *options)[0] == 0
+    assert call("train", tiny, *options)[0] == 0
+    shutil.copy(place / "run" / "T3.zip", "mine.zip")
+    assert "holds a run with another configuration (weights: " in refused("train", tiny, *options)
 
 
 def test_convert(call: Call, refused: Refused, place: Path, tiny: str) -> None:

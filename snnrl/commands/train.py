@@ -17,6 +17,7 @@ from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
+from snnrl.checkpoint import fingerprint
 from snnrl.config import read_recipe, recipe_names
 from snnrl.display import Display, print_json, rates
 from snnrl.errors import UserError
@@ -56,7 +57,10 @@ def run_job(
     """Run or take up a job, show its table, and return the summary and the exit code."""
     check(recipe, start)
     with Display(quiet) as display:
-        resumed = run.open({**recipe.model_dump(mode="json"), "from": origin})
+        config = {**recipe.model_dump(mode="json"), "from": origin}
+        if start is not None:
+            config["weights"] = fingerprint(start.q_net.state_dict())
+        resumed = run.open(config)
         if run.finished:
             display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
             summary = run.summary()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training
+from snnrl.agents.spiking_dqn.stages import fine_tuning
 from snnrl.config import check_device, explain, read_recipe, recipe_names, validate
 from snnrl.errors import UserError
 
@@ -130,3 +131,12 @@ def test_steps() -> None:
     assert Recipe(env="A").steps == (5, 3, 1)
     assert Recipe(env="A", T=4, reduce_to=2, step=1).steps == (4, 3, 2)
     assert Recipe(env="A", schedule=(7, 2)).steps == (7, 2)
+
+
+def test_a_trained_network_goes_on_in_smaller_steps() -> None:
+    recipe = Recipe(env="CartPole-v1", dqn=DQN(train_freq=4, learning_rate=0.1))
+    assert fine_tuning(recipe).dqn.train_freq == 4
+    gentle = recipe.model_copy(update={"reduction": Reduction(train_freq=16, learning_rate=0.01, epsilon=0.2)})
+    assert fine_tuning(gentle).dqn == DQN(
+        train_freq=16, learning_rate=0.01, exploration_initial_eps=0.2, exploration_final_eps=0.2
+    )

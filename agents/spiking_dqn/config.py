@@ -118,6 +118,8 @@ class Reduction(Settings):
     """Of the softened policies, in standard deviations of the teacher's advantage."""
     td: Training = Training(steps=20_000)
     """Length of a stage with loss td."""
+    train_freq: Positive | None = None
+    """Steps of every environment between updates with loss td; None: as for the ordinary network."""
     checkpoint_every: Positive = 250
     """Batches between checkpoints."""
 

@@ -280,10 +280,11 @@ class Job:
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:
-    """Return the recipe for a stage that goes on from a trained network: its own learning rate, little exploration."""
+    """Return the recipe for a stage that goes on from a trained network: smaller steps, little exploration."""
     reduction = recipe.reduction
     changes = {
         "learning_rate": reduction.learning_rate,
+        "train_freq": reduction.train_freq or recipe.dqn.train_freq,
         "exploration_initial_eps": reduction.epsilon,
         "exploration_final_eps": reduction.epsilon,
     }

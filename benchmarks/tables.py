@@ -1,0 +1,146 @@
+"""Write the README's tables of results from the files in ``results/``, each between its two comments."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str) -> str:
+    """Return a page with every marked table as the results are now."""
+    return MARKED.sub(lambda mark: mark[1] + TABLES[mark[2]]() + mark[3], text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def seeds(recipe: str) -> list[dict[str, Any]]:
+    """Return the summaries of a recipe's runs, by seed."""
+    files = (RESULTS / recipe).glob("seed*.json")
+    return sorted((json.loads(file.read_text()) for file in files), key=lambda summary: summary["seed"])
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines."""
+    return [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
+
+
+def stages(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a run's stages by name."""
+    return {stage["name"]: stage for stage in summary["stages"]}
+
+
+def reward(stage: dict[str, Any]) -> str:
+    """Return mean and standard deviation."""
+    return f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}"
+
+
+def runs(recipe: str) -> str:
+    """Return a row for every seed: reward by stage, then energy, spikes and time."""
+    summaries = seeds(recipe)
+    names = [name for name in stages(summaries[0]) if all(name in stages(summary) for summary in summaries)]
+    columns = ["seed", "ordinary DQN", *(f"T = {name[1:]}" for name in names[1:])]
+    columns += ["energy ratio at T = 1", "spikes per neuron at T = 1", "minutes"]
+    rows = []
+    for summary in summaries:
+        found = stages(summary)
+        last = found["T1"]
+        rate = sum(last["spike_rate"].values()) / len(last["spike_rate"])
+        figures = [f"{last['energy_ratio']:.2f}", f"{rate:.2f}", f"{summary['minutes']:.1f}"]
+        rows.append([str(summary["seed"]), *(reward(found[name]) for name in names), *figures])
+    return table(columns, rows)
+
+
+def schedules() -> str:
+    """Return a row for every schedule: the reward at T = 1 seed by seed, and the time."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in lines("schedules.jsonl"):
+        found.setdefault((row["recipe"], row["schedule"]), []).append(row)
+    columns = ["recipe", "schedule", "reward at T = 1, by seed", "mean", "gates met", "minutes of the stages, mean"]
+    rows = []
+    for (recipe, schedule), of_seeds in found.items():
+        rewards = [row["value"] for row in of_seeds]
+        met = sum(row["gate_met"] for row in of_seeds)
+        minutes = sum(row["minutes"] for row in of_seeds) / len(of_seeds)
+        each = ", ".join(f"{value:.1f}" for value in rewards)
+        mean = f"{sum(rewards) / len(rewards):.1f}"
+        rows.append([recipe, schedule, each, mean, f"{met} of {len(of_seeds)}", f"{minutes:.1f}"])
+    return table(columns, rows)
+
+
+PAPER = {"ann": 40.3, "T5": 52.2, "T3": 52.2, "T1": 38.7}
+"""arXiv 2110.05929, appendix: rewards on CartPole; the text gives one figure for T = 3 and T = 5."""
+
+
+def paper() -> str:
+    """Return a row for every stage under the paper's protocol: greedy reward, and the mean of the training curve."""
+    summaries = seeds("cartpole-paper")
+    columns = ["stage", *(f"seed {summary['seed']}" for summary in summaries), "mean", "in training", "paper"]
+    rows = []
+    for name, printed in PAPER.items():
+        of_seeds = [stages(summary)[name] for summary in summaries]
+        mean = sum(stage["reward_mean"] for stage in of_seeds) / len(of_seeds)
+        curves = [stage["episode_rewards"] for stage in of_seeds]
+        training = sum(sum(curve) / len(curve) for curve in curves) / len(curves)
+        rows.append([name, *map(reward, of_seeds), f"{mean:.1f}", f"{training:.1f}", f"{printed}"])
+    return table(columns, rows)
+
+
+def foreign() -> str:
+    """Return a row for every stage of the conversion of an agent trained by others."""
+    summary = json.loads((RESULTS / "convert.json").read_text())
+    columns = ["stage", "reward", "energy ratio", "minutes"]
+    rows = [[s["name"], reward(s), f"{s['energy_ratio']:.2f}", f"{s['minutes']:.1f}"] for s in summary["stages"]]
+    return table(columns, rows)
+
+
+ROWS = (
+    ("training step, T=5, float32 against float32", "spikingjelly 2.0.0, input repeated", 0.8),
+    ("training step, T=5, bfloat16 against float32", "spikingjelly 2.0.0, input repeated", 0.45),
+    ("training step, T=5, bfloat16 against bfloat16", "spikingjelly 2.0.0, input repeated", None),
+    ("training step, T=5, float32 against float32", "spikingjelly 2.0.0", None),
+    ("training step, T=5, bfloat16 against float32", "spikingjelly 2.0.0", None),
+    ("training step, T=1, bfloat16 against float32", "ReLU network", 0.8),
+    ("training step, T=1, float32 against float32", "ReLU network", 0.8),
+    ("inference of one observation, T=1, float32", "ReLU network", 1.1),
+    ("peak memory of a training step, T=5, float32", "spikingjelly 2.0.0", 0.67),
+)
+"""The rows of the speed benchmark that the README shows, with the aim of those that have one."""
+
+
+def speed() -> str:
+    """Return the rows of the speed benchmark against the best peer, and the steps per second against SB3."""
+    found = {(row["name"], row["peer"]): row for row in lines("nature_cnn.jsonl")}
+    rows = []
+    for name, peer, aim in ROWS:
+        row = found[name, peer]
+        missed = " (missed)" if aim is not None and row["ratio"] > aim else ""
+        unit = row["unit"]
+        figures = [f"{row['value']:.2f} {unit}", f"{peer}: {row['peer_value']:.2f} {unit}"]
+        rows.append([name, *figures, f"{row['ratio']:.2f}{missed}", f"at most {aim}" if aim else "-"])
+    for row in lines("cartpole_steps.jsonl"):
+        missed = " (missed)" if row["ratio"] < 0.8 else ""
+        figures = [f"{row['value']:.0f} {row['unit']}", f"{row['peer']}: {row['peer_value']:.0f} {row['unit']}"]
+        rows.append([f"training, {row['name']}", *figures, f"{row['ratio']:.2f}{missed}", "at least 0.8"])
+    return table(["what", "snnrl", "peer", "ratio", "aim"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cartpole": lambda: runs("cartpole"),
+    "cartpole-state": lambda: runs("cartpole-state"),
+    "schedules": schedules,
+    "cartpole-paper": paper,
+    "convert": foreign,
+    "speed": speed,
+}
+
+if __name__ == "__main__":
+    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,30 @@
+"""Networks to convert, and what they read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """A module whose forward is given as a function of it and its input."""
+
+    def __init__(self, forward: Callable[[Any, Any], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self._forward = forward
+
+    def forward(self, x: Any) -> Any:
+        return self._forward(self, x)
+
+
+def layers() -> dict[str, nn.Module]:
+    """Return three linear layers 4 -> 12 -> 12 -> 3."""
+    return {"fc1": nn.Linear(4, 12), "fc2": nn.Linear(12, 12), "head": nn.Linear(12, 3)}
+
+
+def vectors(dtype: torch.dtype | None = None) -> Tensor:
+    """Return a batch of observations for ``layers``."""
+    return torch.randn(96, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)

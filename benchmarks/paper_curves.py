@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import pyplot
 from tables import PAPER, seeds, stages
 
-FIGURE = Path(__file__).parent.parent / "docs" / "cartpole-paper.svg"
+FIGURE = Path(__file__).parent.parent / "docs" / "cartpole-paper.png"
 WINDOW = 20
 """Episodes of the running mean."""
 
@@ -27,7 +27,7 @@ def main() -> None:
         panel.set(title="ordinary DQN" if name == "ann" else f"T = {name[1:]}", xlabel="episode")
         panel.legend(frameon=False, fontsize="small")
     panels[0].set_ylabel(f"reward, mean of {WINDOW} episodes")
-    figure.savefig(FIGURE, metadata={"Date": None})
+    figure.savefig(FIGURE, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ def main() -> None:
     """Run everything and print the rows."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("recipe", help="such as cartpole-state")
+    options.add_argument("--schedules", nargs="+", default=SCHEDULES, help="lists of T, such as 5,3,1")
     options.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0 on")
     options.add_argument("--runs", type=Path, default=Path("runs/schedules"), help="folder of the runs")
     options.add_argument("--output", help="file to write the rows to, as JSON lines")
     given = options.parse_args()
     rows = Rows(torch.get_num_threads())
-    for schedule in SCHEDULES:
+    for schedule in given.schedules:
         for seed in range(given.seeds):
             summary = summary_of(given.recipe, schedule, seed, given.runs)
             first, last = summary["stages"][0], summary["stages"][-1]

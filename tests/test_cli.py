@@ -31,6 +31,7 @@ RECIPE = """
 env: CartPole-v1
 n_envs: 2
 T: 3
+step: 2
 device: cpu
 network: {net_arch: [16]}
 dqn: {buffer_size: 300, learning_starts: 50, batch_size: 16, target_update_interval: 50}

@@ -128,7 +128,7 @@ def test_shipped_recipes(name: str) -> None:
 
 
 def test_steps() -> None:
-    assert Recipe(env="A").steps == (5, 3, 1)
+    assert Recipe(env="A").steps == (5, 4, 3, 2, 1)
     assert Recipe(env="A", T=4, reduce_to=2, step=1).steps == (4, 3, 2)
     assert Recipe(env="A", schedule=(7, 2)).steps == (7, 2)
 

@@ -14,6 +14,7 @@ RECIPE = """
 env: CartPole-v1
 n_envs: 2
 T: 3
+step: 2
 network: {net_arch: [32, 32]}
 dqn: {buffer_size: 1000, learning_starts: 200, batch_size: 32, target_update_interval: 100}
 ann: {steps: 2400, eval_every: 800, checkpoint_every: 300}

@@ -144,7 +144,7 @@ class Recipe(Settings):
     """Timesteps of the first spiking network."""
     reduce_to: Steps = 1
     """Timesteps of the last one."""
-    step: Positive = 2
+    step: Positive = 1
     """How much T falls from stage to stage."""
     schedule: tuple[Steps, ...] | None = None
     """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""

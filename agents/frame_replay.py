@@ -85,6 +85,7 @@ class FrameReplayBuffer(ReplayBuffer):
                 aside.pop((row, env), None)
             if not follows[env]:
                 if self._last is not None and not self.dones[row - 1, env]:  # reset from outside
+                    self.timeouts[row - 1, env] = True
                     self.after[(row - 1) % self.buffer_size, env] = self._last[env, -1].copy()
                 if obs[env, :-1].any():
                     self.before[row, env] = obs[env, :-1].copy()
@@ -117,7 +118,8 @@ class FrameReplayBuffer(ReplayBuffer):
         steps = np.arange(self.n_steps)
         newest = (self.pos - 1 - rows) % self.buffer_size  # steps from the row to the newest one
         following = (rows[:, None] + steps) % self.buffer_size
-        over = self.dones[following, envs[:, None]] | (steps == np.minimum(newest, self.n_steps - 1)[:, None])
+        over = self.dones[following, envs[:, None]] | self.timeouts[following, envs[:, None]]
+        over |= steps == np.minimum(newest, self.n_steps - 1)[:, None]
         last_step = over.argmax(axis=1)
         rewards = self._normalize_reward(self.rewards[following, envs[:, None]], normalize)
         weights = self.gamma**steps * (steps <= last_step[:, None])

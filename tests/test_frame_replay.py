@@ -47,7 +47,8 @@ def stream(draws: np.random.Generator, length: int, stack: int, padding: str) ->
         frames.append(frame())
         event = draws.choice(["on", "over", "cut off", "life", "reset"], p=[0.7, 0.1, 0.08, 0.07, 0.05])
         done = event in ("over", "cut off", "life")
-        step = Step(obs, np.stack(frames), int(draws.integers(5)), float(draws.normal()), done, event == "cut off")
+        cut = event in ("cut off", "reset")
+        step = Step(obs, np.stack(frames), int(draws.integers(5)), float(draws.normal()), done, cut)
         steps.append(step)
         if event in ("over", "cut off", "reset"):
             frames = first()
@@ -59,7 +60,7 @@ def expected(steps: list[Step], start: int, n_steps: int, gamma: float) -> tuple
     total, weight = 0.0, 1.0
     for step in steps[start : start + n_steps]:
         total, weight = total + weight * step.reward, weight * gamma
-        if step.done:
+        if step.done or step.truncated:
             break
     return steps[start].obs, steps[start].action, step.next_obs, step.done and not step.truncated, total, weight
 
@@ -82,7 +83,10 @@ def test_transitions_are_those_of_a_naive_buffer(
     streams = [stream(draws, length, stack, padding) for _ in range(envs)]
     for steps in zip(*streams, strict=True):
         obs, next_obs, action, reward, done, truncated = map(np.array, zip(*steps, strict=True))
-        buffer.add(obs, next_obs, action, reward, done, [{"TimeLimit.truncated": bool(cut)} for cut in truncated])
+        infos = [
+            {"TimeLimit.truncated": bool(cut)} for cut in truncated & done
+        ]  # a reset from outside is not announced
+        buffer.add(obs, next_obs, action, reward, done, infos)
     rows = buffer.buffer_size
     kept = range(max(0, length - rows + stack) if length >= rows else 0, length)
     places = [(time, env) for time in kept for env in range(envs)]

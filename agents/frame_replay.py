@@ -12,6 +12,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from snnrl.errors import UserError
 
+LOOSE = ("before", "before_at", "after", "after_at")
+"""Names under which frames are saved that do not stand in a row, and the places that they belong to."""
+
 Frames = NDArray[np.uint8]
 Index = NDArray[np.integer[Any]]
 
@@ -47,8 +50,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self.stack, *size = self.obs_shape
         self.buffer_size = rows = max(buffer_size // n_envs, self.stack + 2)
         self.n_steps, self.gamma = n_steps, gamma
-        # SB3's saving and tests ask for these; a row's next observation begins in the row after it
-        self.optimize_memory_usage, self.handle_timeout_termination = True, True
+        self.optimize_memory_usage, self.handle_timeout_termination = False, True  # in SB3's sense
         self.frames: Frames = np.zeros((rows, n_envs, *size), np.uint8)
         self.actions = np.zeros((rows, n_envs, self.action_dim), np.int64)
         self.rewards = np.zeros((rows, n_envs), np.float32)
@@ -139,6 +141,35 @@ class FrameReplayBuffer(ReplayBuffer):
             rewards=self.to_torch((rewards * weights).sum(1, keepdims=True).astype(np.float32)),
             discounts=self.to_torch((self.gamma ** (last_step + 1.0)).astype(np.float32)[:, None]),
         )
+
+    def loose_frames(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the frames kept aside for these rows, and the newest ones, with the places they belong to."""
+        after = dict(self.after)
+        if self._last is not None:
+            newest = (self.pos - 1) % self.buffer_size
+            after = {(newest, env): frames[-1] for env, frames in enumerate(self._last)} | after
+        found: dict[str, NDArray[Any]] = {}
+        height, width = self.frames.shape[2:]
+        for name, aside, shape in (
+            ("before", self.before, (self.stack - 1, height, width)),
+            ("after", after, (height, width)),
+        ):
+            places = sorted(place for place in aside if start <= place[0] < stop)
+            found[name] = np.array([aside[place] for place in places], np.uint8).reshape(-1, *shape)
+            found[f"{name}_at"] = np.array(places, np.int64).reshape(-1, 2)
+        return found
+
+    def put_loose_frames(self, loose: dict[str, NDArray[Any]]) -> None:
+        """Put back what :meth:`loose_frames` returned.
+
+        Raises:
+            UserError: they belong to another buffer.
+        """
+        for name, aside in (("before", self.before), ("after", self.after)):
+            places, frames = loose[f"{name}_at"], loose[name]
+            if len(places) != len(frames) or ((places < 0) | (places >= (self.buffer_size, self.n_envs))).any():
+                raise UserError(f"the replay buffer's frames {name} its episodes belong to another buffer")
+            aside.update(zip(map(tuple, places.tolist()), frames, strict=True))
 
     def _windows(self, rows: Index, envs: Index) -> Frames:
         """Return the observations in these rows and one frame more, that of the next ones: ``(B, stack + 1, H, W)``."""

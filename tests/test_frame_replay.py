@@ -1,17 +1,21 @@
 """Frames stored once give the transitions that a buffer of whole observations gives."""
 
 from collections import deque
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
+from snnrl import SpikingDQN
 from snnrl.agents.frame_replay import FrameReplayBuffer
+from snnrl.agents.spiking_dqn.replay import read_rows, rows_stored, write_rows
 from snnrl.errors import UserError
 
 SIZE = 2
@@ -150,3 +154,80 @@ def test_sb3s_dqn_learns_from_it_what_it_learns_from_its_own() -> None:
         agents.append(agent.learn(60))
     ours, theirs = (agent.policy.state_dict() for agent in agents)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+# --- as a file
+
+
+def filled(size: int = 40, steps: int = 55) -> FrameReplayBuffer:
+    buffer = FrameReplayBuffer(size, SPACE, ACTIONS, "cpu", n_steps=3)
+    for step in stream(np.random.default_rng(1), steps, 3, "repeated"):
+        infos = [{"TimeLimit.truncated": step.truncated and step.done}]
+        action, reward, done = np.array([step.action]), np.array([step.reward]), np.array([step.done])
+        buffer.add(step.obs[None], step.next_obs[None], action, reward, done, infos)
+    return buffer
+
+
+@pytest.mark.parametrize("steps", [1, 30, 55])
+def test_a_buffer_comes_back_from_its_rows(steps: int) -> None:
+    ours = filled(steps=steps)
+    other = FrameReplayBuffer(40, SPACE, ACTIONS, "cpu", n_steps=3)
+    stored = rows_stored(ours)
+    for start, stop in ((0, stored // 2), (stored // 2, stored)):
+        write_rows(other, start, read_rows(ours, start, stop))
+    other.pos, other.full = ours.pos, ours.full
+    samples = []
+    for buffer in (ours, other):
+        np.random.seed(0)  # noqa: NPY002 - what SB3's buffers draw from
+        samples.append(buffer.sample(200))
+    for one, another in zip(*samples, strict=True):
+        assert torch.equal(one, another)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("before_at", lambda places: places - 10**6, "frames before its episodes belong to another buffer"),
+        ("after_at", lambda places: places[:-1], "frames after its episodes belong to another buffer"),
+        ("after_at", lambda places: places.float(), "after_at .* do not fit"),
+        ("before", lambda frames: frames[:, :1], "before .* do not fit"),
+        ("depth", None, "depth belong to another kind"),
+    ],
+)
+def test_rows_of_another_buffer_are_refused(name: str, change: Any, message: str) -> None:
+    ours = filled()
+    rows = read_rows(ours, 0, 40)
+    if change is None:
+        del rows[name]
+    else:
+        rows[name] = change(rows[name])
+    with pytest.raises(UserError, match=message):
+        write_rows(FrameReplayBuffer(40, SPACE, ACTIONS, "cpu"), 0, rows)
+
+
+def test_an_agents_buffer_is_saved_and_loaded(tmp_path: Path) -> None:
+    def agent() -> SpikingDQN:
+        return SpikingDQN(
+            "CnnPolicy",
+            "snnrl.envs:snnrl/PixelCartPole-v0",
+            buffer_size=60,
+            learning_starts=20,
+            batch_size=8,
+            seed=0,
+            device="cpu",
+            replay_buffer_class=FrameReplayBuffer,
+            policy_kwargs={"features_extractor_kwargs": {"network": "small", "features_dim": 8}},
+        )
+
+    one, other = agent().learn(100), agent()
+    one.save_replay_buffer(tmp_path / "replay")
+    other.load_replay_buffer(tmp_path / "replay")
+    samples = []
+    for buffer in (one.replay_buffer, other.replay_buffer):
+        assert isinstance(buffer, FrameReplayBuffer)
+        np.random.seed(0)  # noqa: NPY002 - what SB3's buffers draw from
+        samples.append(buffer.sample(100))
+    for ours, theirs in zip(*samples, strict=True):
+        assert torch.equal(ours, theirs)
+    one.save(tmp_path / "agent")
+    assert SpikingDQN.load(tmp_path / "agent").replay_buffer_class is FrameReplayBuffer

@@ -11,8 +11,11 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from snnrl.agents.frame_replay import FrameReplayBuffer
 from snnrl.errors import UserError
 
-_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "ep_start", "ep_length")
-_ARRAYS += ("frames", "depth")  # of a FrameReplayBuffer
+_ARRAYS = (
+    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
+    *("ep_start", "ep_length"),  # of a HerReplayBuffer
+    *("frames", "depth"),  # of a FrameReplayBuffer
+)
 
 
 def rows_stored(buffer: ReplayBuffer) -> int:

@@ -17,6 +17,11 @@ class Progress(TypedDict):
     actions: list[int]
 
 
+def episode_seed(seed: int, rank: int, episode: int) -> int:
+    """Return the seed, below 2**32, of an episode: of a run's seed, the environment's rank and the episode's number."""
+    return int(np.random.SeedSequence([seed, rank, episode]).generate_state(1)[0])
+
+
 class SeededEpisodes(gymnasium.Wrapper[ObsType, int, ObsType, int]):
     """Makes an environment resumable: ``restore(progress())`` in a new process continues bit for bit.
 
@@ -41,7 +46,7 @@ class SeededEpisodes(gymnasium.Wrapper[ObsType, int, ObsType, int]):
         for name, value in {"seed": seed, "rank": rank}.items():
             if not 0 <= value < 2**32:
                 raise UserError(f"{name} must be in 0..4294967295, got {value}")
-        self._entropy = (seed, rank)
+        self._seed, self._rank = seed, rank
         self._episode = -1
         self._actions: list[int] = []
 
@@ -87,5 +92,4 @@ class SeededEpisodes(gymnasium.Wrapper[ObsType, int, ObsType, int]):
     def _begin(self, episode: int) -> tuple[ObsType, dict[str, Any]]:
         self._episode = episode
         self._actions = []
-        seed = np.random.SeedSequence([*self._entropy, episode]).generate_state(1)[0]
-        return self.env.reset(seed=int(seed))
+        return self.env.reset(seed=episode_seed(self._seed, self._rank, episode))

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from snnrl.agents.encoding import decode, encode
+from snnrl.agents.frame_replay import LOOSE
 from snnrl.agents.spiking_dqn import replay
 from snnrl.agents.spiking_dqn.checks import (
     MOST_ROWS,
@@ -188,7 +189,7 @@ def load_replay(agent: "SpikingDQN", path: Source, truncate_last_trajectory: boo
     buffer = _new_buffer(agent, size)
     buffer.pos, buffer.full = pos, full
     stored = replay.rows_stored(buffer)
-    if any(value.dim() == 0 or len(value) != stored for value in rows.values()):
+    if any(value.dim() == 0 or len(value) != stored for name, value in rows.items() if name not in LOOSE):
         raise UserError(f"cannot read {where}: it does not hold {stored} rows; save the replay buffer again")
     replay.write_rows(buffer, 0, rows)
     if isinstance(buffer, HerReplayBuffer):

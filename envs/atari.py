@@ -1,0 +1,185 @@
+"""Games of the Arcade Learning Environment, many at once in ale-py's C++ environment, resumable to the frame."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from ale_py import Action, roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from snnrl.errors import UserError, did_you_mean
+
+
+class AtariProtocol(BaseModel):
+    """What is between an agent and a game; two figures compare only under one protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frame_skip: Annotated[int, Field(ge=1)] = 4
+    """Frames for which an action is held; the observation is the brighter of the last two, pixel by pixel."""
+    stack: Annotated[int, Field(ge=1)] = 4
+    """Observations that are shown together, the oldest first; black ones before the first."""
+    size: Annotated[int, Field(ge=8)] = 84
+    """Height and width in pixels, grey."""
+    noops: Annotated[int, Field(ge=0)] = 30
+    """A game begins with up to this many frames of doing nothing, drawn from the episode's seed."""
+    sticky: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance by which a frame repeats the action before instead of the chosen one."""
+    fire_reset: bool = True
+    """Where FIRE starts the game, press it at the beginning and after every lost life."""
+    full_actions: bool = False
+    """All 18 actions instead of those that the game knows."""
+    most_frames: Annotated[int, Field(ge=1)] = 108_000
+    """A game ends after this many frames: half an hour."""
+    life_loss: bool = True
+    """In training, a lost life ends the episode, as the agent sees it; the game goes on."""
+    clip_rewards: bool = True
+    """In training, rewards are -1, 0 or 1; returns are reported as the game counts."""
+
+
+PROTOCOLS = {
+    "v4": AtariProtocol(),
+    "v5": AtariProtocol(noops=0, sticky=0.25, fire_reset=False, life_loss=False),
+}
+"""v4: as for NoFrameskip-v4 with stable-baselines3's AtariWrapper (Mnih et al. 2015). v5: sticky actions, as in Machado
+et al. 2018 (arXiv 1709.06009, Sec. 5), with ALE's frame skip of 4 and the game's own actions."""
+
+
+@cache
+def games() -> tuple[str, ...]:
+    """Return the names of all games that ale-py brings, such as ``pong`` and ``ms_pacman``."""
+    return tuple(sorted(roms.get_all_rom_ids()))
+
+
+def find_game(name: str) -> str:
+    """Return the name if there is such a game.
+
+    Raises:
+        UserError: there is none; the nearest name is given.
+    """
+    if name not in games():
+        near = did_you_mean(name.lower().replace("-", "_"), games())
+        raise UserError(f"unknown Atari game {name!r}{near}")
+    return name
+
+
+class Frames(NamedTuple):
+    """What a step of all games gives, the first axis being the game; ``rewards`` are unclipped.
+
+    ``observations`` are uint8 ``(N, stack, size, size)``. A game is ``over`` or ``truncated`` (too long), or a life of
+    it was lost.
+    """
+
+    observations: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    over: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    life_lost: NDArray[np.bool_]
+
+
+class AtariGames:
+    """``count`` games of one kind, stepped together; each is determined by its seed and its actions.
+
+    Raises:
+        UserError: there is no game of this name.
+    """
+
+    def __init__(self, game: str, count: int, protocol: AtariProtocol) -> None:
+        self.game = find_game(game)
+        self.count = count
+        self.protocol = protocol
+        self._emulators = AtariVectorEnv(
+            game,
+            count,
+            max_num_frames_per_episode=protocol.most_frames,
+            repeat_action_probability=protocol.sticky,
+            full_action_space=protocol.full_actions,
+            img_height=protocol.size,
+            img_width=protocol.size,
+            stack_num=protocol.stack,
+            frameskip=protocol.frame_skip,
+            maxpool=protocol.frame_skip > 1,
+            noop_max=protocol.noops,
+            life_loss_info=True,
+            reward_clipping=False,
+            use_fire_reset=protocol.fire_reset,
+        )
+        self.observation_space = self._emulators.single_observation_space
+        actions = self._emulators.single_action_space
+        assert isinstance(actions, spaces.Discrete)
+        self.action_space = actions
+        self._fires = protocol.fire_reset and Action.FIRE in list(self._emulators.ale.get_action_set())[:2]
+        self._fire_next = np.zeros(count, bool)
+
+    def reset(self, seeds: Sequence[int], chosen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+        """Begin the ``chosen`` games anew, or all of them, and return all observations ``(N, stack, size, size)``.
+
+        ``seeds``, below 2**32, has one entry for each game that begins.
+        """
+        chosen = np.ones(self.count, bool) if chosen is None else chosen
+        self._fire_next &= ~chosen
+        halved = np.array(seeds, np.int64) // 2  # the emulator takes 31 bits
+        observations: NDArray[np.uint8] = self._emulators.reset(seed=halved, options={"reset_mask": chosen})[0]
+        return observations
+
+    def step(self, actions: NDArray[np.integer[Any]]) -> Frames:
+        """Take one action in every game; one that is over must be reset before the next step."""
+        pressed = np.where(self._fire_next, 1, actions) if self._fire_next.any() else actions
+        observations, rewards, terminated, truncated, info = self._emulators.step(pressed)
+        over = terminated & (info["lives"] == 0)
+        life_lost = terminated & ~over & ~truncated
+        self._fire_next = life_lost & self._fires
+        return Frames(observations, rewards.astype(np.float32), over, truncated & ~over, life_lost)
+
+    def close(self) -> None:
+        """Stop the emulators' threads."""
+        self._emulators.close()
+
+
+class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
+    """One game as a gymnasium environment: whole games with unclipped rewards, as they are evaluated and played.
+
+    Args:
+        game: such as ``pong``.
+        protocol: ``v4`` or ``v5``.
+        render_mode: None, or ``"rgb_array"`` to make ``render()`` available.
+        changes: fields of :class:`AtariProtocol` that differ from the protocol's.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - gymnasium's way
+
+    def __init__(self, game: str, protocol: str = "v4", render_mode: str | None = None, **changes: Any) -> None:
+        self._games = AtariGames(game, 1, PROTOCOLS[protocol].model_copy(update=changes))
+        self.observation_space = self._games.observation_space
+        self.action_space = self._games.action_space
+        self.render_mode = render_mode
+        self._observation: NDArray[np.uint8] = np.zeros(self.observation_space.shape or (), np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin a game, the same one for the same seed."""
+        super().reset(seed=seed)
+        begin = int(self.np_random.integers(2**32)) if seed is None else seed
+        self._observation = self._games.reset([begin])[0]
+        return self._observation, {}
+
+    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Hold an action for the protocol's number of frames."""
+        frames = self._games.step(np.array([action]))
+        self._observation = frames.observations[0]
+        return self._observation, float(frames.rewards[0]), bool(frames.over[0]), bool(frames.truncated[0]), {}
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return the newest frame as the agent sees it, grey as RGB and four times as large."""
+        large = self._observation[-1].repeat(4, axis=0).repeat(4, axis=1)
+        return np.stack([large] * 3, axis=-1)
+
+    def close(self) -> None:
+        """Stop the emulator's thread."""
+        self._games.close()

@@ -1,0 +1,234 @@
+"""Atari games: frames as SB3's wrappers make them, lives and ends in SB3's terms, resumption to the frame."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
+from stable_baselines3.common.env_checker import check_env as sb3_check
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from snnrl import SpikingDQN
+from snnrl.agents.atari_vec_env import AtariVecEnv
+from snnrl.envs import AtariGame
+from snnrl.envs.atari import PROTOCOLS, AtariGames, AtariProtocol, find_game, games
+from snnrl.envs.seeded_games import SeededGames
+from snnrl.errors import UserError
+
+SHORT = PROTOCOLS["v4"].model_copy(update={"most_frames": 600})
+
+
+def actions(count: int, steps: int, games_of: int = 1, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(count, size=(steps, games_of))
+
+
+# --- what a game looks like
+
+
+@pytest.mark.parametrize(("game", "largest"), [("pong", 16), ("breakout", 0), ("space_invaders", 0)])
+def test_frames_and_rewards_are_those_of_sb3s_wrappers(game: str, largest: int) -> None:
+    """They differ where two colours of two frames meet: SB3 takes the brighter of each colour, ale-py of the greys."""
+    protocol = AtariProtocol(noops=0, fire_reset=False)
+    ours = AtariGames(game, 1, protocol)
+    name = game.title().replace("_", "")
+    theirs = WarpFrame(MaxAndSkipEnv(gymnasium.make(f"ale_py:{name}NoFrameskip-v4"), 4))
+    frame, _ = theirs.reset(seed=3)
+    seen = ours.reset([3])
+    assert np.array_equal(seen[0, -1], frame[..., 0])
+    assert not seen[0, :-1].any()
+    unequal, rewarded = [], 0.0
+    for action in actions(int(ours.action_space.n), 300)[:, 0]:
+        previous = seen
+        seen, rewards, over, _, _ = ours.step(np.array([action]))
+        frame, reward, terminated, _, _ = theirs.step(action)
+        assert np.array_equal(seen[0, :-1], previous[0, 1:])
+        difference = np.abs(seen[0, -1].astype(int) - frame[..., 0])
+        assert difference.max() <= largest
+        unequal.append((difference > 0).mean())
+        assert rewards[0] == reward
+        assert over[0] == terminated
+        rewarded += abs(float(reward))
+        if terminated:
+            break
+    assert np.mean(unequal) < 0.003
+    assert rewarded > 0
+    theirs.close()
+
+
+def test_sticky_actions_change_a_game_and_repeat_with_its_seed() -> None:
+    chosen = actions(6, 200)
+    played = []
+    for sticky, seed in [(0.0, 3), (0.25, 3), (0.25, 3), (0.25, 4)]:
+        game = AtariGames("pong", 1, AtariProtocol(noops=0, sticky=sticky))
+        game.reset([2 * seed])
+        played.append(np.stack([game.step(action).observations for action in chosen]))
+    assert np.array_equal(played[1], played[2])
+    assert not np.array_equal(played[0], played[1])
+    assert not np.array_equal(played[1], played[3])
+
+
+def test_fire_is_pressed_after_a_lost_life_whatever_was_chosen() -> None:
+    game = AtariGames("breakout", 1, AtariProtocol(noops=0))
+    game.reset([0])
+    nothing = np.array([0])
+    while not game.step(nothing).life_lost[0]:
+        pass
+    moved = [game.step(nothing).observations[0, -1] for _ in range(8)]
+    assert any(not np.array_equal(moved[0], frame) for frame in moved)  # a ball is in play
+
+    game = AtariGames("breakout", 1, AtariProtocol(noops=0, fire_reset=False))
+    game.reset([0])
+    still = [game.step(nothing).observations[0, -1] for _ in range(8)]
+    assert all(np.array_equal(still[0], frame) for frame in still)
+
+
+def test_a_misspelt_game_is_named_with_the_right_one() -> None:
+    assert "pong" in games()
+    with pytest.raises(UserError, match="unknown Atari game 'Breakuot'; did you mean 'breakout'"):
+        find_game("Breakuot")
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # advice, such as on the shape of images
+def test_one_game_is_a_gymnasium_environment() -> None:
+    env = AtariGame("pong", "v5", render_mode="rgb_array", most_frames=400)
+    gymnasium_check(env, skip_render_check=True)
+    sb3_check(env)
+    first, _ = env.reset(seed=5)
+    again, _ = env.reset(seed=5)
+    assert np.array_equal(first, again)
+    assert env.render().shape == (336, 336, 3)
+    truncated = False
+    for _ in range(100):
+        *_, terminated, truncated, _ = env.step(0)
+        if terminated or truncated:
+            break
+    assert truncated
+    env.close()
+
+
+# --- resumption
+
+
+@pytest.mark.parametrize(("game", "protocol"), [("pong", "v5"), ("breakout", "v4"), ("breakout", "v5")])
+def test_restored_games_go_on_as_if_never_stopped(game: str, protocol: str) -> None:
+    def begin() -> SeededGames:
+        changes = {"most_frames": 700}
+        return SeededGames(AtariGames(game, 3, PROTOCOLS[protocol].model_copy(update=changes)), seed=7)
+
+    ours = begin()
+    count = int(ours.games.action_space.n)
+    ours.reset()
+    for chosen in actions(count, 260, 3):
+        _, observations = ours.step(chosen)
+    progress = json.loads(json.dumps(ours.progress()))
+    assert min(of_game["episode"] for of_game in progress) >= 1
+    restored = begin()
+    assert np.array_equal(restored.restore(progress), observations)
+    assert restored.progress() == progress
+    for chosen in actions(count, 200, 3, seed=1):
+        for one, other in zip(ours.step(chosen), restored.step(chosen), strict=True):
+            for a, b in zip(one, other, strict=True):
+                assert np.array_equal(a, b)
+
+
+def test_progress_that_does_not_fit_is_refused() -> None:
+    two = SeededGames(AtariGames("pong", 2, SHORT), seed=0)
+    with pytest.raises(UserError, match="progress of 1 games cannot be restored in 2"):
+        two.restore([{"episode": 0, "actions": []}])
+    with pytest.raises(UserError, match="ends before its actions do"):
+        two.restore([{"episode": 0, "actions": [0] * 200}, {"episode": 0, "actions": []}])
+
+
+# --- in SB3's terms
+
+
+@pytest.fixture
+def breakout() -> Iterator[AtariVecEnv]:
+    env = AtariVecEnv("breakout", 2, PROTOCOLS["v4"], seed=0)
+    yield env
+    env.close()
+
+
+def test_lives_ends_and_returns_in_sb3s_terms(breakout: AtariVecEnv) -> None:
+    raw = SeededGames(AtariGames("breakout", 2, PROTOCOLS["v4"]), seed=0)
+    assert np.array_equal(breakout.reset(), raw.reset())
+    returns, lengths, lives, ended = np.zeros(2), np.zeros(2, int), 0, 0
+    for chosen in actions(4, 600, 2):
+        seen, rewards, dones, infos = breakout.step(chosen)
+        frames, expected = raw.step(chosen)
+        assert np.array_equal(seen, expected)
+        assert np.array_equal(rewards, np.sign(frames.rewards))
+        assert np.array_equal(dones, frames.over | frames.life_lost)
+        returns, lengths = returns + frames.rewards, lengths + 1
+        for index, info in enumerate(infos):
+            assert ("terminal_observation" in info) == dones[index]
+            if dones[index]:
+                assert np.array_equal(info["terminal_observation"], frames.observations[index])
+                assert info["TimeLimit.truncated"] is False
+            assert ("episode" in info) == frames.over[index]
+            if frames.over[index]:
+                assert (info["episode"]["r"], info["episode"]["l"]) == (returns[index], lengths[index])
+                returns[index] = lengths[index] = 0
+                ended += 1
+        lives += int(frames.life_lost.sum())
+    assert ended >= 2
+    assert lives >= 4 * ended
+
+
+def test_a_game_that_is_too_long_is_truncated() -> None:
+    env = AtariVecEnv("pong", 1, SHORT, seed=0)
+    env.reset()
+    dones, length = np.zeros(1, bool), 0
+    while not dones[0]:
+        seen, _, dones, infos = env.step(np.zeros(1, int))
+        length += 1
+    assert infos[0]["TimeLimit.truncated"] is True
+    assert infos[0]["episode"]["l"] == length <= 150
+    assert not np.array_equal(infos[0]["terminal_observation"], seen[0])
+    env.close()
+
+
+def test_progress_counts_returns_too(breakout: AtariVecEnv) -> None:
+    breakout.reset()
+    for chosen in actions(4, 150, 2):
+        seen, *_ = breakout.step(chosen)
+    other = AtariVecEnv("breakout", 2, PROTOCOLS["v4"], seed=0)
+    assert np.array_equal(other.restore(json.loads(json.dumps(breakout.progress()))), seen)
+    assert other.progress() == breakout.progress()
+    for chosen in actions(4, 600, 2, seed=1):
+        ours, theirs = breakout.step(chosen)[3], other.step(chosen)[3]
+        for one, another in zip(ours, theirs, strict=True):
+            assert ("episode" in one) == ("episode" in another)
+            if "episode" in one:
+                assert [one["episode"][key] for key in "rl"] == [another["episode"][key] for key in "rl"]
+    other.close()
+
+
+def test_sb3_learns_watches_and_evaluates() -> None:
+    agent = SpikingDQN(
+        "CnnPolicy",
+        AtariVecEnv("pong", 2, SHORT, seed=0),
+        buffer_size=300,
+        learning_starts=100,
+        batch_size=8,
+        train_freq=8,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"features_extractor_kwargs": {"network": "small", "features_dim": 16}},
+    )
+    agent.learn(400)
+    assert agent.ep_info_buffer is not None
+    assert {episode["l"] for episode in agent.ep_info_buffer} == {150}
+    whole = SHORT.model_copy(update={"life_loss": False, "clip_rewards": False})
+    env = AtariVecEnv("pong", 2, whole, seed=1)
+    assert env.env_is_wrapped(Monitor) == [True, True]
+    reward, _ = evaluate_policy(agent, env, n_eval_episodes=2)
+    assert -21 <= reward <= 21
+    assert [image is not None and image.shape for image in env.get_images()] == [(84, 84, 3)] * 2
+    env.close()
+    agent.env.close()

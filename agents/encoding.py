@@ -8,6 +8,7 @@ import base64
 import importlib
 import inspect
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,8 @@ from snnrl.files import quoted
 TRUSTED_PACKAGES = ("snnrl", "stable_baselines3", "torch.nn")
 """Where a class named in a file may come from."""
 
-MOST_VALUES = 2**24
-"""Largest observation, in numbers, that a file may describe: its bounds are kept in memory."""
+MOST_VALUES = 2**22
+"""Largest observation, in numbers, that a file may describe, all of its parts together: bounds are kept in memory."""
 
 _CONSTRUCTIBLE = (nn.Module, torch.optim.Optimizer, ReplayBuffer)
 
@@ -47,6 +48,8 @@ def encode(value: Any, where: str = "value") -> Any:
         value = value.item()
     if isinstance(value, bool | int):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, TrainFreq):
@@ -78,11 +81,28 @@ def decode(value: Any, where: str, given: Mapping[str, Any] | None = None) -> An
     Raises:
         UserError: the description is damaged, or names something that must be passed in ``custom_objects``.
     """
-    given = given or {}
+    if _described_values(value) > MOST_VALUES:
+        raise UserError(f"the description of {quoted(where)} asks for observations of more than {MOST_VALUES} numbers")
+    return _decode(value, where, given or {})
+
+
+def _described_values(value: Any) -> int:
+    """Return how many numbers the boxes of a description hold together."""
+    if isinstance(value, list):
+        return sum(map(_described_values, value))
+    if not isinstance(value, dict):
+        return 0
+    box = value.get("Box")
+    shape = box[2] if isinstance(box, list) and len(box) == 4 and isinstance(box[2], list) else []
+    own = math.prod(size for size in shape if type(size) is int and size > 0) if shape else 0
+    return own + sum(map(_described_values, value.values()))
+
+
+def _decode(value: Any, where: str, given: Mapping[str, Any]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
-        return [decode(item, where, given) for item in value]
+        return [_decode(item, where, given) for item in value]
     if not isinstance(value, dict) or len(value) != 1:
         raise _damaged(where)
     ((kind, content),) = value.items()
@@ -90,9 +110,9 @@ def decode(value: Any, where: str, given: Mapping[str, Any] | None = None) -> An
         name = quoted(content)
         raise UserError(f"{name} is code of your own, which no file holds: pass it as custom_objects={{{name}: ...}}")
     if kind == "dict" and isinstance(content, dict):
-        return {key: given[key] if key in given else decode(item, key, given) for key, item in content.items()}
+        return {key: given[key] if key in given else _decode(item, key, given) for key, item in content.items()}
     if kind == "tuple" and isinstance(content, list):
-        return tuple(decode(item, where, given) for item in content)
+        return tuple(_decode(item, where, given) for item in content)
     try:
         return _DECODERS[kind](content, where)
     except UserError:
@@ -169,9 +189,9 @@ def _array(content: Any, where: str) -> NDArray[Any]:
 
 def _box(content: Any, where: str) -> spaces.Box:
     low, high, shape, dtype = content
-    if math.prod(shape) > MOST_VALUES or np.dtype(dtype).kind not in "biuf":
+    if np.dtype(dtype).kind not in "biuf":
         raise _damaged(where)
-    low, high = (np.full(shape, decode(bound, where), dtype) for bound in (low, high))
+    low, high = (np.full(shape, _decode(bound, where, {}), dtype) for bound in (low, high))
     return spaces.Box(low, high, tuple(shape), np.dtype(dtype).type)
 
 
@@ -182,11 +202,12 @@ def _discrete(content: Any, where: str) -> spaces.Discrete[Any]:
 
 def _multi_discrete(content: Any, where: str) -> spaces.MultiDiscrete[Any]:
     nvec, start, dtype = content
-    return spaces.MultiDiscrete(decode(nvec, where), start=decode(start, where), dtype=np.dtype(dtype).type)
+    values = (_decode(part, where, {}) for part in (nvec, start))
+    return spaces.MultiDiscrete(next(values), start=next(values), dtype=np.dtype(dtype).type)
 
 
 def _dict(content: Any, where: str) -> spaces.Dict:
-    return spaces.Dict([(str(key), decode(part, where)) for key, part in content])
+    return spaces.Dict([(str(key), _decode(part, where, {})) for key, part in content])
 
 
 def _optimizer(name: str, where: str) -> type:
@@ -207,6 +228,6 @@ _DECODERS: dict[str, Any] = {
     "Box": _box,
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
-    "MultiBinary": lambda content, where: spaces.MultiBinary(decode(content, where)),
+    "MultiBinary": lambda content, where: spaces.MultiBinary(_decode(content, where, {})),
     "Dict": _dict,
 }

@@ -28,6 +28,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
+    "selu": nn.SELU,
+    "celu": nn.CELU,
+    "relu6": nn.ReLU6,
+    "softplus": nn.Softplus,
+    "mish": nn.Mish,
 }
 _SB3_MEMBER = re.compile(r"data|[a-z_]+(\.[a-z_]+)*\.pth|_stable_baselines3_version|system_info\.txt")
 _TORCH_MEMBER = re.compile(r"[\w-]+/(data\.pkl|data/\d+|version|byteorder|\.[a-z_]+|\.data/serialization_id)")
@@ -125,10 +130,12 @@ def _activation(kwargs: dict[str, Any] | None, chosen: str | None, where: str) -
             if chosen in (None, name):
                 return name
             raise UserError(f"cannot read {where}: its activation is {name}, not {chosen}; leave --activation out")
-    if chosen:
-        return chosen
-    known = "is not stored" if stored is None else f"{quoted(stored)} is not known"
-    raise UserError(f"cannot read {where}: its activation {known}; choose it with --activation {'|'.join(ACTIVATIONS)}")
+    if stored is not None:
+        raise _unsupported(where, f"its activation {quoted(stored)} is none of {', '.join(ACTIVATIONS)}")
+    if chosen is None:
+        names = "|".join(ACTIVATIONS)
+        raise UserError(f"cannot read {where}: its activation is not stored; choose it with --activation {names}")
+    return chosen
 
 
 def _observation_shape(space: dict[str, Any]) -> tuple[int, ...] | None:
@@ -250,8 +257,10 @@ class ObservationStatistics(NamedTuple):
     clip_obs: float
 
 
-def read_vecnormalize(path: str | Path) -> ObservationStatistics:
+def read_vecnormalize(path: str | Path) -> ObservationStatistics | None:
     """Read the observation statistics of a file that ``VecNormalize.save`` wrote, a pickle, without unpickling it.
+
+    Returns None if it was only to normalise rewards.
 
     Raises:
         UserError: the file is missing, damaged or hostile, or holds no statistics of Box observations.
@@ -262,8 +271,10 @@ def read_vecnormalize(path: str | Path) -> ObservationStatistics:
         if root.name != "stable_baselines3.common.vec_env.vec_normalize.VecNormalize()":
             raise ValueError(f"it holds a {root.name[:80]}")
         state = root.state
+        if state["norm_obs"] is False:
+            return None
         if state["norm_obs"] is not True or isinstance(state["obs_rms"], dict):
-            raise ValueError("it does not normalize observations, or those of a Dict space")
+            raise ValueError("it normalizes observations of a Dict space")
         mean, variance = _array(state["obs_rms"].state["mean"]), _array(state["obs_rms"].state["var"])
         epsilon, clip_obs = _number(state["epsilon"]), _number(state["clip_obs"])
         if mean.shape != variance.shape or not np.isfinite([mean, variance]).all() or (variance < 0).any():

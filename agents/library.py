@@ -114,17 +114,18 @@ def _read_foreign(
     env = DummyVecEnv([lambda: make(env_id)])
     arguments: dict[str, Any] = {"net_arch": list(foreign.net_arch), "activation_fn": ACTIVATIONS[foreign.activation]}
     images = foreign.features == "nature_cnn"
+    if foreign.observation_shape is not None and len(foreign.observation_shape) == 3:
+        arguments["normalize_images"] = foreign.normalize_images
     if images:
         width = foreign.weights["features_extractor.linear.0.weight"].shape[0]
         arguments["features_extractor_kwargs"] = {"features_dim": width}
-        arguments["normalize_images"] = foreign.normalize_images
     agent = SpikingDQN(
         "CnnPolicy" if images else "MlpPolicy", env, T=None, buffer_size=1, policy_kwargs=arguments, device=device
     )
     copy_in_order(build_q_network(foreign), agent.q_net)
     statistics = vecnormalize or next((p for p in _statistics_beside(path, env_id) if p.exists()), None)
-    if statistics is not None:
-        fold_normalization(agent, read_vecnormalize(statistics))
+    if statistics is not None and (moments := read_vecnormalize(statistics)) is not None:
+        fold_normalization(agent, moments)
     load_weights(agent, agent.q_net.state_dict())
     return agent
 

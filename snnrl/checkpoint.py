@@ -23,9 +23,11 @@ FORMAT = "snnrl"
 VERSION = 1
 MAX_MEMBERS = 16
 MAX_BYTES = 4 * 1024**3
-MAX_COMPRESSION_RATIO = 200
+MAX_COMPRESSION_RATIO = 20
+MAX_HEADER_BYTES = 2**20
+"""Of the names and shapes in one safetensors member: some ten thousand tensors."""
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
-_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8}
 _MEMBER_NAME = re.compile(r"[a-z_]+\.safetensors|metadata\.json")
 
 
@@ -73,14 +75,16 @@ def open_zip_safely(
     *,
     where: str | None = None,
     most_members: int = MAX_MEMBERS,
+    methods: frozenset[int] = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}),
 ) -> Iterator[SafeZip]:
     """Open an untrusted zip whose every member's name matches ``allowed`` in full, as a context manager.
 
-    Refused are repeated, encrypted and compressed-beyond-200-times members, links, folders, more than
+    Refused are repeated, encrypted and compressed-beyond-20-times members, links, folders, more than
     ``most_members`` members, and more than 4 GiB in one member or in all.
 
     Args:
         where: What to call the source in errors; its path by default.
+        methods: Of compression, that members may have.
 
     Raises:
         UserError: the source is missing, no zip, or breaks one of these rules.
@@ -94,7 +98,7 @@ def open_zip_safely(
     except Exception as error:  # as above
         raise _refusal(where, first_line(error)) from error
     with archive:
-        _check_members(archive.infolist(), allowed, where, most_members)
+        _check_members(archive.infolist(), allowed, where, most_members, methods)
         yield SafeZip(archive, where)
 
 
@@ -102,12 +106,14 @@ def _refusal(where: str, problem: str) -> UserError:
     return UserError(f"cannot read {where}: {problem}; the file is damaged or of another kind: save or fetch it again")
 
 
-def _check_members(members: list[zipfile.ZipInfo], allowed: re.Pattern[str], where: str, most: int) -> None:
+def _check_members(
+    members: list[zipfile.ZipInfo], allowed: re.Pattern[str], where: str, most: int, methods: frozenset[int]
+) -> None:
     if len(members) > most:
         raise _refusal(where, f"{len(members)} members, more than {most}")
     seen: set[str] = set()
     for member in members:
-        if problem := _member_problem(member, allowed):
+        if problem := _member_problem(member, allowed, methods):
             raise _refusal(where, f"member {quoted(member.orig_filename)} {problem}")
         if member.filename in seen:
             raise _refusal(where, f"member {quoted(member.filename)} appears twice")
@@ -116,15 +122,16 @@ def _check_members(members: list[zipfile.ZipInfo], allowed: re.Pattern[str], whe
         raise _refusal(where, f"more than {MAX_BYTES} bytes in all")
 
 
-def _member_problem(member: zipfile.ZipInfo, allowed: re.Pattern[str]) -> str | None:
+def _member_problem(member: zipfile.ZipInfo, allowed: re.Pattern[str], methods: frozenset[int]) -> str | None:
     if not allowed.fullmatch(member.orig_filename) or member.orig_filename != member.filename:
         return "does not belong there"
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is not a regular file"
     if member.flag_bits & 0x2041:  # encrypted, strongly encrypted, or with a masked header
         return "is encrypted"
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed by an unknown method"
+    if member.compress_type not in methods:
+        known = member.compress_type == zipfile.ZIP_DEFLATED
+        return "is compressed, which agents never are" if known else "is compressed by an unknown method"
     if member.file_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES} bytes"
     if member.file_size > MAX_COMPRESSION_RATIO * max(member.compress_size, 1):
@@ -195,7 +202,7 @@ def read_archive(source: str | Path | BinaryIO) -> Archive:
     Raises:
         UserError: the source is missing, damaged, hostile, of another format or version, or holds NaN or infinity.
     """
-    with open_zip_safely(source, _MEMBER_NAME) as archive:
+    with open_zip_safely(source, _MEMBER_NAME, methods=frozenset({zipfile.ZIP_STORED})) as archive:
         where = archive.where
         metadata = archive.read_json("metadata.json")
         if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
@@ -212,6 +219,8 @@ def read_archive(source: str | Path | BinaryIO) -> Archive:
 
 def _from_safetensors(data: bytes, member: str, where: str) -> dict[str, torch.Tensor]:
     try:
+        if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
+            raise ValueError(f"its header is larger than {MAX_HEADER_BYTES} bytes")
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the parser's own errors are not all of one kind, and the bytes may be hostile
         raise _refusal(where, f"{member}: {first_line(error)}") from error

@@ -1,7 +1,9 @@
 """The run folder: one recipe, one seed, everything that came of it."""
 
+import fcntl
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from snnrl.files import read_json, write_json
 
 UNFINISHED = ".*.tmp"
 """Files of atomic writes that were killed."""
+
+LOCK = ".lock"
+"""Locked by the process that writes a run; the file itself means nothing."""
 
 PACKAGES = ("snnrl", "torch", "stable-baselines3", "gymnasium", "numpy")
 
@@ -57,8 +62,6 @@ class RunFolder:
                     f"{self.path} holds a run with another configuration ({', '.join(differing)}): "
                     "give the same settings to go on with it, or another --run folder"
                 )
-            for leftover in self.path.rglob(UNFINISHED):
-                leftover.unlink()
             return True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -70,6 +73,24 @@ class RunFolder:
         versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
         write_json(stored, {"config": dict(config), "versions": versions})
         return False
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder, until this one leaves it or dies; remove what a killed one left.
+
+        Raises:
+            UserError: another process is at work in it.
+        """
+        with (self.path / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is being written by another process: wait for it, or give another --run folder"
+                ) from error
+            for leftover in self.path.rglob(UNFINISHED):
+                leftover.unlink()
+            yield
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which makes the run finished."""

@@ -16,6 +16,7 @@ from modules import Net, layers
 from snnrl.conversion import ConversionReport, LayerReport, agreement, convert
 from snnrl.conversion.fuse import fold_batch_norm
 from snnrl.conversion.graph import trace
+from snnrl.errors import UserError
 from snnrl.networks import DuelingMLP, mlp, nature_cnn, neurons_of, small_conv
 
 IMAGE = (3, 32, 32)
@@ -266,6 +267,35 @@ def test_inexact_activations_are_advised_on(activation: type[nn.Module]) -> None
     assert any("fc1.act" in line and "distil" in line for line in report.advice)
 
 
+@pytest.mark.parametrize(
+    ("activation", "named"),
+    [
+        (nn.PReLU(), "PReLU at "),
+        (nn.Hardtanh(), "Hardtanh at "),
+        (lambda x: x.clamp(min=0), "clamp at 'clamp'"),
+        (lambda x: F.leaky_relu_(x), "leaky_relu_ at "),
+    ],
+)
+def test_activations_that_stay_are_named(activation: Callable[[Tensor], Tensor], named: str) -> None:
+    class Mixed(nn.Module):
+        def __init__(self, spiking: bool) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+            self.spiking = spiking
+            self.other = activation if isinstance(activation, nn.Module) else None
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = (self.other or activation)(self.first(x))
+            return self.head(torch.relu(self.second(x))) if self.spiking else self.head(x)
+
+    report = convert(Mixed(True), torch.randn(64, 8)).report
+    assert [name.startswith(named) for name in report.dense] == [True]
+    assert any(advice.startswith(named) and "stays before the spikes" in advice for advice in report.advice)
+    with pytest.raises(UserError, match=r"no activation that could spike \(.* cannot\)") as caught:
+        convert(Mixed(False), torch.randn(64, 8))
+    assert named in str(caught.value)
+
+
 def test_report_is_json() -> None:
     torch.manual_seed(0)
     report = convert(mlp(4, (8, 8), 2, nn.Tanh), torch.randn(32, 4)).report
@@ -278,6 +308,33 @@ def test_report_is_json() -> None:
 
 
 # --- the trace -------------------------------------------------------------------------------------------------------
+
+
+def test_optional_arguments_take_their_defaults() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: bool = True, factor: float = 2.0) -> Tensor:
+            values: Tensor = self.layers(x)
+            if mask is not None:
+                values = values.masked_fill(mask, -1e9)
+            return values if scale else values * factor
+
+    module, observations = Masked(), torch.randn(64, 4)
+    network = convert(module, observations, steps=500, percentile=100).network
+    assert float((network(observations) - module(observations)).detach().abs().max()) < 0.05
+
+
+def test_subclasses_of_layers_are_layers() -> None:
+    class Orthogonal(nn.Linear):
+        def reset_parameters(self) -> None:
+            nn.init.orthogonal_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    network = convert(nn.Sequential(Orthogonal(4, 8), nn.ReLU(), Orthogonal(8, 2)), torch.randn(64, 4)).network
+    assert network.heads == ("2",)
 
 
 def test_trace_shares_parameters_and_names() -> None:

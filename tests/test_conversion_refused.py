@@ -162,6 +162,14 @@ def test_refused_in_one_line(name: str) -> None:
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_old_weight_norm_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.utils.weight_norm(nn.Linear(8, 2)))
+    module(torch.randn(2, 4))
+    with pytest.raises(UserError, match="remove its weight norm first"):
+        convert(module, torch.randn(9, 4))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_observations_must_be_finite(value: float) -> None:
     observations = torch.zeros(4, 4)

@@ -1,6 +1,7 @@
 """Values, spaces and classes as JSON: they come back equal, and only trusted classes are named."""
 
 import json
+import pathlib
 import sys
 import types
 
@@ -61,6 +62,10 @@ def test_spaces_come_back_equal_with_their_keys_in_order(space):
     found = decode(json.loads(json.dumps(encode(space))), "space")
     assert found == space
     assert list(getattr(found, "spaces", [])) == list(getattr(space, "spaces", []))
+
+
+def test_a_path_comes_back_as_text():
+    assert decode(encode(pathlib.Path("logs") / "one"), "tensorboard_log") == "logs/one"
 
 
 def test_a_space_that_sb3_has_no_observations_of_is_named():

@@ -63,6 +63,7 @@ def saved(folder: Path, policy: str, space: gym.Space[Any], **arguments: Any) ->
         ("MlpPolicy", VECTOR, {"net_arch": [16, 8, 4], "activation_fn": nn.Tanh}, (16, 8, 4), "tanh", False),
         ("MlpPolicy", VECTOR, {"net_arch": [8], "activation_fn": nn.LeakyReLU}, (8,), "leaky_relu", False),
         ("MlpPolicy", VECTOR, {"net_arch": [8], "activation_fn": nn.SiLU}, (8,), "silu", False),
+        ("MlpPolicy", VECTOR, {"net_arch": [8], "activation_fn": nn.SELU}, (8,), "selu", False),
         ("MlpPolicy", gym.spaces.Box(0, 9, (2, 3), np.int64), {"net_arch": [8]}, (8,), "relu", False),
         ("MlpPolicy", gym.spaces.Box(0, 255, (5,), np.uint8), {"net_arch": [8]}, (8,), "relu", False),
         ("MlpPolicy", gym.spaces.Box(0, 9, (36, 36, 3), np.uint8), {"net_arch": [8]}, (8,), "relu", False),
@@ -297,7 +298,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "policy class": (agent(data=DATA | {"policy_class": {"__module__": "own"}}), "policy class of module 'own'"),
     "unknown activation": (
         agent(data=DATA | {"policy_kwargs": {"activation_fn": "<class 'own.Tanh'>"}}),
-        "--activation relu|",
+        "its activation \"<class 'own.Tanh'>\" is none of relu, tanh",
     ),
     "unreadable arguments": (agent(data=DATA | {"policy_kwargs": None}), "is not stored; choose it with --activation"),
     "no arguments": (
@@ -394,6 +395,11 @@ def test_statistics_that_vecnormalize_itself_saved(tmp_path: Path) -> None:
     assert (statistics.epsilon, statistics.clip_obs) == (1e-3, 5.0)
 
 
+def test_statistics_of_rewards_alone_say_nothing_of_observations(tmp_path: Path) -> None:
+    normalizer(norm_obs=False).save(str(tmp_path / "v.pkl"))
+    assert read_vecnormalize(tmp_path / "v.pkl") is None
+
+
 def test_calls_beside_the_statistics_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     live = normalizer(render_mode=Payload(), reset_infos={Payload(): [Payload()]})
@@ -426,7 +432,7 @@ HOSTILE_STATISTICS: dict[str, Callable[[], bytes]] = {
     "missing memo": lambda: b"\x80\x04h\x07.",
     "name of a megabyte": lambda: b"\x80\x04X\0\0\x10\0" + b"a" * 2**20 + b"\x8c\x01b\x93.",
     "persistent": lambda: b"\x80\x04K\x01Q.",
-    "no statistics": lambda: pickle.dumps(normalizer(norm_obs=False)),
+    "no word on observations": lambda: pickle.dumps(normalizer(norm_obs=None)),
     "dict observations": lambda: pickle.dumps(normalizer(gym.spaces.Dict({"a": VECTOR}))),
     "NaN": lambda: pickle.dumps(normalizer(obs_rms=moments(ONES, ONES * np.nan))),
     "negative variance": lambda: pickle.dumps(normalizer(obs_rms=moments(ONES, -ONES))),

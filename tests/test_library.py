@@ -158,6 +158,25 @@ def test_pixels(tmp_path: Path) -> None:
         open_agent(str(tmp_path / "cnn"), "Pixels-v0", vecnormalize=normalization(tmp_path / "n.pkl")[1])
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pixels_without_convolutions(tmp_path: Path, normalize: bool) -> None:
+    policy = {"net_arch": [8], "normalize_images": normalize}
+    env = DummyVecEnv([lambda: gym.make("Pixels-v0")])
+    agent = DQN("MlpPolicy", env, buffer_size=1, device="cpu", seed=0, policy_kwargs=policy)
+    agent.save(tmp_path / "mlp.zip")
+    opened = open_agent(str(tmp_path / "mlp"), "Pixels-v0")
+    images = np.random.default_rng(0).integers(0, 255, (6, 36, 40, 3), dtype=np.uint8)
+    np.testing.assert_allclose(q_values(opened.agent, images), q_values(agent, images), rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_rewards_alone_are_passed_over(tmp_path: Path) -> None:
+    agent = foreign(tmp_path / "agent.zip")
+    env = VecNormalize(make_vec_env("CartPole-v1"), norm_obs=False)
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    opened = open_agent(str(tmp_path / "agent"), "CartPole-v1")
+    np.testing.assert_allclose(q_values(opened.agent, states()), q_values(agent, states()), rtol=1e-5, atol=1e-6)
+
+
 def normalization(path: Path) -> tuple[VecNormalize, Path]:
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=0), clip_obs=1e6)
     env.reset()

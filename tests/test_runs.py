@@ -34,7 +34,17 @@ def test_open(tmp_path: Path) -> None:
     for folder in (run.path, run.stages):
         (folder / ".0123.tmp").touch()
     assert run.open(CONFIG)
-    assert list(tmp_path.rglob("*.tmp")) == []
+    with run.alone():
+        assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_one_process_writes_a_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunFolder(tmp_path).alone():
+            (tmp_path / ".0123.tmp").touch()
+            with pytest.raises(UserError, match="is being written by another process"), RunFolder(tmp_path).alone():
+                pass
+            assert (tmp_path / ".0123.tmp").exists()
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class SpikingDQN(DQN):
             UserError: the network does not spike, or ``steps`` is out of range.
         """
         self.policy.reduce_to(steps)
-        self.policy_kwargs = self.policy_kwargs | {"T": steps}
+        self.policy_kwargs = self.policy_kwargs | {"T": self.T}
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss.

@@ -1,5 +1,6 @@
 """What a file must fulfil before an agent is made of it, each breach one line."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
@@ -35,7 +37,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("optimize_memory_usage", "double_q", "calibrated"), (bool,)),
     **dict.fromkeys(("_last_obs", "_last_episode_starts", "_last_original_obs"), _ARRAYS),
 }
-_LARGEST = {"buffer_size": MOST_ROWS, "n_envs": 10**5, "_stats_window_size": 10**6}
+_RANGES: dict[str, tuple[float, float]] = {
+    "buffer_size": (1, MOST_ROWS),
+    "n_envs": (1, 10**5),
+    "_stats_window_size": (1, 10**6),
+    "batch_size": (1, MOST_ROWS),
+    "n_steps": (1, MOST_ROWS),
+    "train_freq": (1, 2**31),
+    **dict.fromkeys(("gamma", "tau", "exploration_rate"), (0, 1)),
+}
+_ANY_NUMBER = (-math.inf, math.inf)
 
 
 def check_kind(archive: Archive, kind: str, where: str) -> None:
@@ -46,11 +57,13 @@ def check_kind(archive: Archive, kind: str, where: str) -> None:
 
 
 def check_setting(name: str, value: Any, where: str) -> None:
-    """Raise UserError if a setting is not of its type, or asks for more memory than any agent needs."""
+    """Raise UserError if a setting is not of its type, or out of the range in which an agent can work."""
     if not isinstance(value, _TYPES.get(name, _NUMBER)):
         raise UserError(f"cannot read {where}: {name} is {quoted(value)}; save the agent again, or pass {name}=...")
-    if name in _LARGEST and not (isinstance(value, int) and 1 <= value <= _LARGEST[name]):
-        raise UserError(f"cannot read {where}: {name} is {value}, more than {_LARGEST[name]} or none; pass {name}=...")
+    low, high = _RANGES.get(name, _ANY_NUMBER)
+    number = value[0] if isinstance(value, TrainFreq) else value
+    if isinstance(number, _NUMBER) and not low <= number <= high:
+        raise UserError(f"cannot read {where}: {name} is {quoted(number)}, not from {low} to {high}; pass {name}=...")
 
 
 def check_architecture(

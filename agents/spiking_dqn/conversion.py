@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import Tensor, nn
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.extractors import SlottedExtractor
 from snnrl.agents.spiking_dqn.policy import SpikingQNetwork
 from snnrl.agents.spiking_dqn.storage import settings_of
 from snnrl.conversion import PERCENTILE, ConversionReport, convert
@@ -30,6 +31,10 @@ def convert_agent(
     ordinary = agent if isinstance(agent, SpikingDQN) else adopt(agent)
     if ordinary.T is not None:
         raise UserError(f"the agent spikes already, at T={ordinary.T}: lower it with reduce_to")
+    extractor = ordinary.q_net.features_extractor
+    if not isinstance(extractor, SlottedExtractor | FlattenExtractor):
+        name = type(extractor).__name__
+        raise UserError(f"the extractor {name} cannot be converted: derive it from SlottedExtractor")
     tensor, _ = ordinary.policy.obs_to_tensor(observations)
     inputs = preprocess_obs(tensor, ordinary.observation_space, ordinary.policy.normalize_images)
     conversion = convert(_Body(ordinary.q_net), inputs, steps=T, percentile=percentile)

@@ -143,7 +143,7 @@ class SpikingDQNPolicy(DQNPolicy):
         **kwargs: Any,
     ) -> None:
         if T is not None:
-            _check_steps(T)
+            T = _check_steps(T)
         if neuron not in NEURONS:
             raise UserError(f"unknown neuron {neuron!r}{did_you_mean(neuron, NEURONS)}")
         if action_space.start != 0:
@@ -195,7 +195,7 @@ class SpikingDQNPolicy(DQNPolicy):
         """
         if self.T is None:
             raise UserError("an ordinary network has no timesteps to lower: convert it first")
-        _check_steps(steps)
+        steps = _check_steps(steps)
         self.q_net.reduce_to(steps)
         self.q_net_target.reduce_to(steps)
         self.spiking["T"] = steps
@@ -261,10 +261,12 @@ class SpikingDQNPolicy(DQNPolicy):
         return policy.to(get_device(device))
 
 
-def _check_steps(steps: Any) -> None:
-    if not (isinstance(steps, int) and 1 <= steps <= MOST_STEPS):
-        found = quoted(steps) if isinstance(steps, str) else str(steps)[:40]
-        raise UserError(f"T must be a whole number from 1 to {MOST_STEPS}, or None for no spikes, not {found}")
+def _check_steps(steps: Any) -> int:
+    """Return T as Python's integer, whatever kind of integer it was."""
+    if isinstance(steps, int | np.integer) and 1 <= steps <= MOST_STEPS:
+        return int(steps)
+    found = quoted(steps) if isinstance(steps, str) else str(steps)[:40]
+    raise UserError(f"T must be a whole number from 1 to {MOST_STEPS}, or None for no spikes, not {found}")
 
 
 class SpikingMlpPolicy(SpikingDQNPolicy):

@@ -186,7 +186,13 @@ def load_replay(agent: "SpikingDQN", path: Source, truncate_last_trajectory: boo
     if not 0 <= pos < size <= MOST_ROWS // envs:
         raise UserError(f"cannot read {where}: row {quoted(pos)} of {quoted(size)} is out of range")
     rows = archive.tensors.get("rows", {})
-    buffer = _new_buffer(agent, size)
+    actions = rows.get("actions", torch.zeros(0))
+    if actions.numel() and not (0 <= int(actions.min()) <= int(actions.max()) < agent.action_space.n):  # type: ignore[attr-defined]
+        raise UserError(f"{where} holds actions that this agent does not have; load it into the agent that wrote it")
+    try:
+        buffer = _new_buffer(agent, size)
+    except (MemoryError, ValueError) as error:
+        raise UserError(f"cannot read {where}: no memory for {size} rows: {first_line(error)}") from error
     buffer.pos, buffer.full = pos, full
     stored = replay.rows_stored(buffer)
     if any(value.dim() == 0 or len(value) != stored for name, value in rows.items() if name not in LOOSE):

@@ -68,7 +68,7 @@ def run_job(
             display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
             job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
             try:
-                with saving_on_interrupt(display):
+                with run.alone(), saving_on_interrupt(display):
                     summary = job.run_all()
             except KeyboardInterrupt as stop:
                 raise KeyboardInterrupt(

@@ -15,6 +15,7 @@ from snnrl.conversion.graph import (
     describe,
     has_own_weight,
     is_activation,
+    is_other_activation,
     operation,
     parameter_uses,
     replace_input,
@@ -53,6 +54,7 @@ class Calibration:
         self.repeated: dict[fx.Node, fx.Node] = {}
         self.heads: set[str] = set()
         self.inexact: list[str] = []
+        self.dense: list[str] = []
         self.silent: set[str] = set()
         self.interpreter = fx.Interpreter(graph)
         self.interpreter.args_iter = iter([observations])
@@ -62,8 +64,10 @@ class Calibration:
         nodes = list(self.graph.graph.nodes)
         # known before the first slot is filled: one module may be called in several slots
         activations = {node: operation(self.graph, node) for node in nodes if is_activation(self.graph, node)}
+        self.dense = [describe(self.graph, n) for n in nodes if n not in self.timed and self.is_dense_activation(n)]
         if not activations:
-            raise UserError("nothing to convert: the network has no activation that could spike (it is linear)")
+            found = f"{', '.join(self.dense)} cannot" if self.dense else "it is linear"
+            raise UserError(f"nothing to convert: the network has no activation that could spike ({found})")
         self.inexact += [describe(self.graph, n) for n, what in activations.items() if what in INEXACT_ACTIVATIONS]
         last_reader = {source: node for node in nodes for source in node.all_input_nodes}
         for node in nodes:
@@ -82,6 +86,17 @@ class Calibration:
         self.graph.graph.lint()
         self.graph.delete_all_unused_submodules()
         self.graph.recompile()
+
+    def is_dense_activation(self, node: fx.Node) -> bool:
+        """Say whether the node is an activation after a layer that stays as it is, as nothing before it spikes."""
+        return is_other_activation(self.graph, node) and any(map(self.follows_weights, node.all_input_nodes))
+
+    def follows_weights(self, node: fx.Node) -> bool:
+        """Say whether a value was computed by a weighted layer."""
+        what = operation(self.graph, node)
+        return (isinstance(what, type) and issubclass(what, WEIGHTED)) or any(
+            map(self.follows_weights, node.all_input_nodes)
+        )
 
     def evaluate(self, node: fx.Node) -> None:
         """Run one node on the values of its inputs and keep the result."""
@@ -133,7 +148,7 @@ class Calibration:
 
     def count_rows_at_every_step(self, node: fx.Node) -> None:
         """Let spikes that are reshaped by the batch size of an input be reshaped by T times as many rows."""
-        sizes = node.args[1] if len(node.args) > 1 else ()
+        sizes = node.args[1] if len(node.args) > 1 else node.kwargs.get("shape", ())
         rows = sizes[0] if isinstance(sizes, tuple | list) and sizes else sizes
         if isinstance(rows, fx.Node) and not self.follows_spikes(rows):
             replace_input(node, rows, self.at_every_step(node, rows))

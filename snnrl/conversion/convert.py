@@ -53,7 +53,7 @@ def convert(
     if steps < 1 or not 0 < percentile <= 100:
         raise UserError(f"steps must be at least 1 and percentile in (0, 100], not {steps} and {percentile}")
     check_finite(observations)
-    ordinary = copy.deepcopy(module).eval()
+    ordinary = _copied(module).eval()
     expected = _answer(ordinary, observations)
     graph = trace(ordinary)
     fold_batch_norm(graph)
@@ -62,6 +62,14 @@ def convert(
     conversion.run()
     network = SpikingNetwork(graph, steps, sorted(conversion.heads)).eval()
     return Conversion(network, _report(network, observations, expected, conversion))
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:  # torch's old weight norm keeps a computed tensor, which has no copy
+        reason = first_line(error).split(". ")[0]
+        raise UserError(f"{type(module).__name__} cannot be copied ({reason}): remove its weight norm first") from error
 
 
 def _answer(ordinary: nn.Module, observations: Any) -> Tensor:
@@ -82,7 +90,10 @@ def _answer(ordinary: nn.Module, observations: Any) -> Tensor:
 def _shapes(graph: fx.GraphModule, observations: Any, expected: Tensor) -> dict[fx.Node, torch.Size]:
     """Return the shape of every value in the ordinary network, and check that its graph computes what it computes."""
     ordinary = _ShapeRecorder(graph)
-    answer = ordinary.run(cloned(observations))
+    try:
+        answer = ordinary.run(cloned(observations))
+    except Exception as error:  # whatever was traced wrongly
+        raise UserError(f"the network does not run once it is traced: {first_line(error)}") from error
     if not torch.allclose(answer, expected, rtol=0, atol=1e-2 * float(expected.abs().max())):
         raise UserError(
             "the network gives other answers once it is traced and its batch-norm folded: its forward must be the same "
@@ -110,4 +121,4 @@ def _report(network: SpikingNetwork, observations: Any, expected: Tensor, made: 
     for name, layer in neurons_of(network.body).items():
         threshold = float(layer.spike_value)
         layers.append(LayerReport(name, threshold, counts[name].rate, made.steps, name in made.silent))
-    return ConversionReport(tuple(layers), tuple(made.inexact), *agreement(expected, answer))
+    return ConversionReport(tuple(layers), tuple(made.inexact), tuple(made.dense), *agreement(expected, answer))

@@ -1,5 +1,6 @@
 """Trace a network with torch.fx and sort its operations by what they mean for spikes."""
 
+import inspect
 import operator
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,13 @@ INEXACT_ACTIVATIONS = {
     *(functional.softplus, "tanh", "tanh_", "sigmoid", "sigmoid_"),
 }
 """Activations that spikes only replace, so that the network must be distilled afterwards."""
+
+OTHER_ACTIVATIONS = {
+    *("abs", "clamp", "clamp_max", "clamp_min", "clip", "cos", "elu", "exp", "glu", "hardshrink", "hardsigmoid"),
+    *("hardswish", "hardtanh", "leaky_relu", "log", "log_softmax", "logsigmoid", "maximum", "minimum", "prelu"),
+    *("rrelu", "sin", "softmax", "softshrink", "softsign", "sqrt", "square", "tanhshrink", "threshold"),
+}
+"""Names of functions and methods that no spiking neuron replaces."""
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -57,7 +65,9 @@ IN_PLACE: dict[Any, Any] = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, SpikingNeuron) or super().is_leaf_module(module, qualified_name)
+        # a subclass that only starts from other weights computes what its parent does
+        kin = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in WEIGHTED)
+        return kin or isinstance(module, SpikingNeuron) or super().is_leaf_module(module, qualified_name)
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
@@ -67,7 +77,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
         UserError: its forward depends on values that are only known when it runs.
     """
     try:
-        graph = _Tracer().trace(network)
+        graph = _Tracer().trace(network, concrete_args=_defaults(network))
     except Exception as error:
         # whatever the user's own forward raises when it meets a stand-in for a tensor
         reason = first_line(error).split(". ")[0]
@@ -75,9 +85,25 @@ def trace(network: nn.Module) -> fx.GraphModule:
             f"{type(network).__name__} cannot be traced ({reason}): its forward must not branch on tensor values; "
             "rewrite that part, or convert the sub-module that holds the layers"
         ) from error
+    _without_optional_inputs(graph)
     module = fx.GraphModule(network, graph)
     _without_overwriting(module)
     return module
+
+
+def _defaults(network: nn.Module) -> dict[str, Any]:
+    """Return the default of every optional argument of the forward after the observations."""
+    arguments = list(inspect.signature(network.forward).parameters.values())[1:]
+    return {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+
+
+def _without_optional_inputs(graph: fx.Graph) -> None:
+    """Remove the inputs that were fixed to their default, and torch's assertions that they have it."""
+    for node in reversed(graph.nodes):
+        asserts = node.op == "call_function" and node.target in (torch._assert, fx._symbolic_trace._assert_is_none)
+        fixed = node.op == "placeholder" and node is not next(iter(graph.nodes))
+        if asserts or ((fixed or node.target is operator.eq) and not node.users):
+            graph.erase_node(node)
 
 
 def _without_overwriting(graph: fx.GraphModule) -> None:
@@ -120,6 +146,17 @@ def describe(graph: fx.GraphModule, node: fx.Node) -> str:
     what = operation(graph, node)
     name = what if isinstance(what, str) else getattr(what, "__name__", str(what))
     return f"{name} at {node.target if node.op == 'call_module' else node.name!r}"
+
+
+def is_other_activation(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Say whether the node is an activation that no spiking neuron replaces, such as PReLU or a clamp."""
+    if node.op not in ("call_module", "call_function", "call_method") or is_activation(graph, node):
+        return False
+    what = operation(graph, node)
+    if isinstance(what, type):
+        return what.__module__ == "torch.nn.modules.activation" and not issubclass(what, nn.MultiheadAttention)
+    name = what if isinstance(what, str) else getattr(what, "__name__", "")
+    return name.removesuffix("_") in OTHER_ACTIVATIONS
 
 
 def is_activation(graph: fx.GraphModule, node: fx.Node) -> bool:

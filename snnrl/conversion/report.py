@@ -36,6 +36,7 @@ class ConversionReport(NamedTuple):
 
     layers: tuple[LayerReport, ...]
     inexact: tuple[str, ...]
+    dense: tuple[str, ...]
     action_agreement: float
     q_error: float
 
@@ -45,6 +46,8 @@ class ConversionReport(NamedTuple):
         found = [layer.advice for layer in self.layers if layer.advice]
         if self.inexact:
             found.append(f"{', '.join(self.inexact)}: spikes only approximate this activation; distil the network")
+        if self.dense:
+            found.append(f"{', '.join(self.dense)}: no neuron replaces this activation, it stays before the spikes")
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class ConversionReport(NamedTuple):
         return {
             "layers": layers,
             "inexact": list(self.inexact),
+            "dense": list(self.dense),
             "action_agreement": self.action_agreement,
             "q_error": self.q_error,
         }

@@ -46,10 +46,12 @@ def lif_scan(
     Gradients flow to ``current``, ``threshold`` and ``leak``; a carried potential is a constant.
 
     Raises:
-        ValueError: ``current`` has neither one nor ``steps`` leading entries.
+        ValueError: ``current`` has neither one nor ``steps`` leading entries, or ``potential`` another shape.
     """
     if current.shape[0] not in (1, steps):
         raise ValueError(f"current has {current.shape[0]} time steps, expected 1 or {steps}")
+    if potential is not None and potential.shape != current.shape[1:]:
+        raise ValueError(f"potential has shape {tuple(potential.shape)}, expected {tuple(current.shape[1:])}")
     if steps == 1 and potential is None and not keep_potential:
         spikes = fire(current, threshold, gamma)
         return Scan(spikes, None, spikes.detach().sum(dtype=torch.float32) if count else None)

@@ -8,12 +8,12 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
-MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str) -> str:
     """Return a page with every marked table as the results are now."""
-    return MARKED.sub(lambda mark: mark[1] + TABLES[mark[2]]() + mark[3], text)
+    return MARKED.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]]()}\n{mark[3]}", text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium
 
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import first_line
 
 
 class _Entry(NamedTuple):
@@ -73,11 +74,12 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         import ale_py  # noqa: F401 - registers its environments
     try:
         return gymnasium.make(env_id, **kwargs)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UserError(f"{env_id} needs a package: {error}") from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        name = env_id.split(":")[-1]  # after an optional module to import
+    except (gymnasium.error.Error, ImportError) as error:
+        module, _, name = env_id.rpartition(":")  # after an optional module to import
+        reason = first_line(error)
         if name in gymnasium.registry:
-            raise
+            raise UserError(f"{env_id} cannot be made: {reason}") from error
+        if module and isinstance(error, ImportError):
+            raise UserError(f"{env_id} cannot be made: its module cannot be imported: {reason}") from error
         near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
         raise UserError(f"unknown environment {env_id!r}{did_you_mean(name, [*ENVIRONMENTS, *near])}") from error

@@ -4,8 +4,8 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -24,9 +24,7 @@ def parse(options: type[Options], arguments: Sequence[str], command: str, defaul
     Raises:
         UserError: a flag is unknown, or its value wrong.
     """
-    words: list[str] = []
-    for argument in arguments:
-        words += argument.split(",") if re.fullmatch(r"\d+(,\d+)+", argument) else [argument]
+    words = _split_lists(arguments, set(_list_flags(options)))
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -43,6 +41,33 @@ def parse(options: type[Options], arguments: Sequence[str], command: str, defaul
             group = re.match(r"Error parsing ([a-z_.]+):", message)
             message = (f"{group[1]}." if group else "") + explain(invalid, options)
         raise UserError(f"{command}: {message}; see --help") from stop
+
+
+def _list_flags(options: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Return the names of the fields that take several numbers, those of inner groups included."""
+    for name, field in options.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        if any(get_origin(kind) is tuple for kind in kinds):
+            yield f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _list_flags(field.annotation, f"{prefix}{name}.")
+
+
+def _split_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
+    """Split the values of these flags at commas and spaces, whether they follow the flag or its ``=``."""
+    words: list[str] = []
+    inside = False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            inside = flag[2:].replace("-", "_") in lists
+        if inside and equals:
+            words += [flag, *re.findall(r"[^,\s]+", value)]
+        elif inside and not argument.startswith("--"):
+            words += re.findall(r"[^,\s]+", argument)
+        else:
+            words.append(argument)
+    return words
 
 
 def _cause(error: BaseException | None) -> ValidationError | None:

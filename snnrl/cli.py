@@ -1,22 +1,20 @@
 """The command line: ``snnrl train | eval | convert | play | list``."""
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
-from snnrl.commands.convert import convert
-from snnrl.commands.evaluate import evaluate
-from snnrl.commands.listing import listing
-from snnrl.commands.play import play
-from snnrl.commands.train import train
 from snnrl.errors import UserError, did_you_mean
 
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "train": (train, "RECIPE: an ordinary DQN, its spiking conversion, and T lowered stage by stage"),
-    "eval": (evaluate, "AGENT: reward, spike rates and energy over greedy episodes, at one T or several"),
-    "convert": (convert, "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
-    "play": (play, "AGENT: write a video of greedy episodes"),
-    "list": (listing, "recipes, environments and shipped agents"),
+COMMANDS = {
+    "train": ("train", "RECIPE: an ordinary DQN, its spiking conversion, and T lowered stage by stage"),
+    "eval": ("evaluate", "AGENT: reward, spike rates and energy over greedy episodes, at one T or several"),
+    "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
+    "play": ("play", "AGENT: write a video of greedy episodes"),
+    "list": ("listing", "recipes, environments and shipped agents"),
 }
+"""What a user calls a command, the module and function that are it, and what it is for."""
 
 USAGE = "usage: snnrl COMMAND ...\n\n" + "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
 
@@ -35,7 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"usage: snnrl {'|'.join(COMMANDS)} ...; see snnrl --help")
         if words[0] not in COMMANDS:
             raise UserError(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}")
-        return COMMANDS[words[0]][0](words[1:])
+        name = COMMANDS[words[0]][0]
+        # imported here, so that an interrupt while torch is loading ends like any other
+        code: int = getattr(import_module(f"snnrl.commands.{name}"), name)(words[1:])
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SystemExit as stop:  # tyro has printed a command's help
         return int(stop.code or 0)
     except (UserError, OSError, MemoryError) as error:

@@ -1,6 +1,7 @@
 """What a person sees: progress bars while a stage runs, a table at the end."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,15 +15,23 @@ LINE_EVERY = 30.0
 """Seconds between progress lines where the output is a file instead of a terminal."""
 
 
+class _Console(Console):
+    """A console whose reader may go away, as with ``| head``: a training goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Display:
     """Progress on stderr, results on stdout; with ``quiet`` (for ``--json``) results are left to the JSON line."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.errors = Console(stderr=True)
-        self.console = Console()
+        self.errors = _Console(stderr=True)
+        self.console = _Console()
         if not self.console.is_terminal:
-            self.console = Console(width=140)
+            self.console = _Console(width=140)
         self.progress = Progress(
             TextColumn("{task.description:>9}"),
             BarColumn(),
@@ -44,7 +53,9 @@ class Display:
             self.progress.stop()
 
     def stage(self, name: str, total: int) -> Callable[[int, str], None]:
-        """Begin a stage of ``total`` steps; return what to call with the steps done and a text."""
+        """End the stage before and begin one of ``total`` steps; return what to call with the steps done and a text."""
+        for earlier in self.progress.task_ids:
+            self.progress.remove_task(earlier)
         task = self.progress.add_task(name, total=total, rate=0.0, text="")
         started, last_line = time.monotonic(), time.monotonic()
         first: int | None = None

@@ -97,9 +97,32 @@ class RunFolder:
         write_json(self.path / "summary.json", dict(summary))
 
     def summary(self) -> dict[str, Any]:
-        """Return the summary of a finished run."""
-        found: dict[str, Any] = read_json(self.path / "summary.json")
-        return found
+        """Return the summary of a finished run.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        found = read_json(self.path / "summary.json")
+        stages = found.get("stages") if isinstance(found, dict) else None
+        if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+            raise self.damaged(self.path / "summary.json")
+        return dict(found)
+
+    def check_stage(self, name: str, result: Any) -> None:
+        """Check that a stored stage is whole: its result, and its agent.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not isinstance(result, dict) or not {"name", "T", "gate_reward", "gate_passed", "minutes"} <= result.keys():
+            raise self.damaged(self.stages / f"{name}.json")
+        if not self.agent(name).exists():
+            raise UserError(f"{self.agent(name)} is missing: remove {self.stages / name}.json to train the stage again")
+
+    @staticmethod
+    def damaged(file: Path) -> UserError:
+        """Return the error for a file that is not as a run writes it."""
+        return UserError(f"{file} is damaged: remove it and give the same command again")
 
 
 def _config(stored: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
 
+import snnrl.commands.listing
 import snnrl.files
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.spiking_dqn import distil
@@ -221,6 +222,57 @@ def test_a_run_folder_is_not_shared(refused: Refused, place: Path, tiny: str) ->
     assert content(place / "run") == before
 
 
+@pytest.mark.parametrize("flag", [["--T", "1,3"], ["--T=1,3"], ["--T", "1, 3"], ["--T", "1", "3"], ["--T", "1,3,"]])
+def test_lists(call: Call, place: Path, tiny: str, flag: list[str]) -> None:
+    code, out, err = call("eval", place / "run", "--episodes", "1", "--json", *flag)
+    assert code == 0, err
+    assert [result["T"] for result in json.loads(out.splitlines()[-1])["results"]] == [1, 3]
+
+
+def test_an_agent_that_cannot_be_lowered(refused: Refused, place: Path, tiny: str) -> None:
+    assert "decides in 1 timesteps already" in refused("train", tiny, "--run", "new", "--from", place / "run")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("summary.json", "{}", "run/summary.json is damaged: remove it"),
+        ("summary.json", "[]", "run/summary.json is damaged: remove it"),
+        ("stages/T3.json", "[]", "run/stages/T3.json is damaged: remove it"),
+        ("T3.zip", None, "run/T3.zip is missing: remove run/stages/T3.json"),
+    ],
+)
+def test_damaged_results(call: Call, place: Path, tiny: str, file: str, text: str | None, message: str) -> None:
+    shutil.copytree(place / "run", "run")
+    Path("run/summary.json").unlink()
+    if text is None:
+        Path(f"run/{file}").unlink()
+    else:
+        Path(f"run/{file}").write_text(text)
+    code, _, err = call("train", tiny, "--run", "run")
+    assert code == 2
+    assert err.startswith(f"snnrl: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("phys2d/CartPole-v1", "phys2d/CartPole-v1 cannot be made: "),
+        ("GymV21Environment-v0", "GymV21Environment-v0 cannot be made: "),
+        ("nomodule:Foo-v0", "its module cannot be imported: No module named 'nomodule'"),
+    ],
+)
+def test_environments_that_lack_something(refused: Refused, tiny: str, env: str, message: str) -> None:
+    assert message in refused("train", tiny, "--run", "new", "--env", env)
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m snnrl.cli list | true; echo ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.stdout, found.stderr) == ("0\n", "")
+
+
 # results
 
 
@@ -414,7 +466,7 @@ def fill_disk(_: Any) -> Any:
     ("owner", "name", "count", "accident", "code", "words"),
     [
         (distil, "distillation_loss", 30, interrupt, 130, "the same command goes on from the last checkpoint in run"),
-        (distil, "distillation_loss", 30, lambda loss: loss * float("nan"), 2, "NaN"),
+        (distil, "distillation_loss", 30, lambda loss: loss * float("nan"), 2, "lower reduction.learning_rate"),
         (snnrl.files.os, "fsync", 9, fill_disk, 2, "No space left on device"),
         (snnrl.files.os, "fsync", 26, fill_disk, 2, "No space left on device"),
         (snnrl.files.os, "fsync", 37, fill_disk, 2, "No space left on device"),
@@ -465,9 +517,9 @@ def test_one_line_whatever_is_raised(call: Call, refused: Refused, monkeypatch: 
         return raising
 
     for error in (OSError("first\nsecond"), MemoryError("16 GiB"), PermissionError(13, "Permission denied", "x")):
-        monkeypatch.setitem(COMMANDS, "list", (list_(error), ""))
+        monkeypatch.setattr(snnrl.commands.listing, "listing", list_(error))
         refused("list")
-    monkeypatch.setitem(COMMANDS, "list", (list_(KeyboardInterrupt()), ""))
+    monkeypatch.setattr(snnrl.commands.listing, "listing", list_(KeyboardInterrupt()))
     assert call("list") == (130, "", "snnrl: interrupted\n")
 
 

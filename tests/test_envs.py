@@ -97,7 +97,7 @@ def test_only_pixel_cartpole_is_cut_at_500_steps():
         ("CartPol-v1", "did you mean 'CartPole-v1'?"),
         ("CartPole-v7", "did you mean 'CartPole-v1'?"),
         ("ALE/Pongg-v5", "did you mean 'ALE/Pong-v5'?"),
-        ("no_such_module:CartPol-v1", "did you mean 'CartPole-v1'?"),
+        ("no_such_module:CartPol-v1", "No module named 'no_such_module'"),
         ("not an id!", "known: snnrl/PixelCartPole-v0, snnrl/PixelCartPolePaper-v0, snnrl/ProbeAction-v0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Every snnrl command of the README runs, made short by a few options at its end."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
     assert names == {"train", "eval", "convert", "play", "list"}
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
+
+
+def test_tables_say_what_the_results_say() -> None:
+    tables = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "tables.py"))
+    assert len(tables["MARKED"].findall(README)) == len(tables["TABLES"])
+    assert tables["fill"](README) == README
 
 
 @pytest.mark.parametrize("line", commands())

@@ -96,9 +96,9 @@ def test_logs_are_numbered(tmp_path: Path) -> None:
 def test_summary(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert not run.finished
-    run.finish({"stages": []})
+    run.finish({"stages": [{"name": "T1"}]})
     assert run.finished
-    assert run.summary() == {"stages": []}
+    assert run.summary() == {"stages": [{"name": "T1"}]}
     assert run.agent("T1") == tmp_path / "T1.zip"
 
 

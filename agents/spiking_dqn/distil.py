@@ -178,9 +178,9 @@ class _Distillation:
             self.optimizer.step()
             constrain(q_net)
             self.batch += 1
-            if self.batch % 50 == 0:
-                self._check(loss.item(), {name: count.rate for name, count in counts.items()})
             due = STOP.is_set() or self.batch % settings.checkpoint_every == 0
+            if due or self.batch % 50 == 0 or self.batch == settings.batches:
+                self._check(loss.item(), {name: count.rate for name, count in counts.items()})
             if due and self.batch < settings.batches:
                 self.save()
 

@@ -80,7 +80,9 @@ class Job:
     def stage(self, name: str, work: Callable[[StageFolder], Result]) -> Result:
         """Run one stage unless its result is there."""
         try:
-            self.results[name] = run_stage(self.run.stages, name, work)
+            result = run_stage(self.run.stages, name, work)
+            self.run.check_stage(name, result)
+            self.results[name] = result
         finally:
             if self.log is not None:
                 self.log.close()

@@ -24,6 +24,8 @@ class ConvertOptions(Recipe):
     It plays to gather states, its network is converted at T timesteps, and T is lowered to --reduce-to by distillation.
     """
 
+    env: str = ""
+    """Gymnasium id; default: the environment that the agent's file tells, which stable-baselines3's do not."""
     out: Path = Path("spiking.zip")
     """The new agent; an existing file is not overwritten."""
     run: Path | None = None
@@ -40,17 +42,18 @@ def convert(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(ConvertOptions, arguments, "convert", "AGENT.zip")
     defaults = read_recipe("convert", Recipe)
-    options = parse(ConvertOptions, rest, f"convert {name}", ConvertOptions(**defaults.model_dump()))
+    options = parse(ConvertOptions, rest, f"convert {name}", ConvertOptions(**defaults.model_dump() | {"env": ""}))
     if options.out.suffix != ".zip":
         raise UserError(f"--out {options.out} must end in .zip")
     if options.out.exists():
         raise UserError(f"{options.out} exists: give another --out")
     if not options.out.parent.is_dir():
         raise UserError(f"there is no folder {options.out.parent} for --out")
-    recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
+    device, activation = options.device, options.activation
     opened = open_agent(
-        name, recipe.env, device=recipe.device, activation=options.activation, vecnormalize=options.vecnormalize
+        name, options.env or None, device=device, activation=activation, vecnormalize=options.vecnormalize
     )
+    recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields} | {"env": opened.env_id})
     run = RunFolder(options.run or options.out.with_suffix(""))
     summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
     *others, last = summary["stages"]

@@ -41,7 +41,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     seeds = episode_seeds(options.seed, "report", options.episodes)
     results: list[dict[str, Any]] = []
     with Display(options.as_json) as display:
-        for T in options.T or (None,):
+        report = display.stage("eval", len(options.T) or 1)
+        for done, T in enumerate(options.T or (None,)):
+            report(done, f"T={T}" if T else "")
             opened = open_agent(name, options.env, T=T, device=options.device)
             opened.agent.policy.carry = options.carry
             evaluation = evaluate_agent(opened.agent, opened.env_id, seeds, most_steps=options.most_steps)

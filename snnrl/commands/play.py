@@ -1,7 +1,7 @@
 """``snnrl play AGENT``: a video of greedy episodes."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +79,17 @@ def _film(opened: Opened, seed: int, most_steps: int, video: "_Video") -> float:
     return total
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep OpenCV from warning of each frame that it could not write."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 class _Video:
     """An MPEG-4 file that appears under its name once it is complete."""
 
@@ -101,12 +112,21 @@ class _Video:
             if not self.writer.isOpened():
                 raise UserError(f"cannot write {self.path}: is its folder there and writable?")
         self.frames += 1
-        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        with _silent():
+            self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self.writer is not None:
             self.writer.release()
-            if kind is None:
+            complete = kind is None and self._frames_written() == self.frames
+            if complete:
                 self.partial.replace(self.path)
             else:
                 self.partial.unlink(missing_ok=True)
+            if kind is None and not complete:
+                raise UserError(f"cannot write {self.path}: the video is incomplete; is the disk full?")
+
+    def _frames_written(self) -> int:
+        """Return how many frames the file holds; OpenCV's writer tells nothing."""
+        with _silent():
+            return int(cv2.VideoCapture(str(self.partial)).get(cv2.CAP_PROP_FRAME_COUNT))

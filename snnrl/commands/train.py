@@ -29,7 +29,8 @@ class TrainOptions(Recipe):
     """Train an ordinary DQN, convert it to a spiking one at T timesteps, and lower T stage by stage to --reduce-to."""
 
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
-    """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with."""
+    """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with (of a run
+    folder the last one; T5.zip in it is another)."""
     run: Path | None = None
     """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -57,13 +58,13 @@ def run_job(
     """Run or take up a job, show its table, and return the summary and the exit code."""
     check(recipe, start)
     with Display(quiet) as display:
-        config = {**recipe.model_dump(mode="json"), "from": origin}
+        config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
         if start is not None:
             config["weights"] = fingerprint(start.q_net.state_dict())
         resumed = run.open(config)
         if run.finished:
-            display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
             summary = run.summary()
+            display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
         else:
             display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
             job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
@@ -86,7 +87,8 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
     """Build the first spiking agent, so that a recipe that cannot work is refused before anything is written.
 
     Raises:
-        UserError: there is no such environment, an agent cannot play it, or nothing in its network would spike.
+        UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, or it
+            decides in as few timesteps already.
     """
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env).close()
@@ -95,6 +97,11 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
         warnings.filterwarnings("ignore", "nothing spikes")
         agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start)
     envs.close()
+    if start is not None and start.T is not None and recipe.steps[-1] >= start.T:
+        raise UserError(
+            f"the agent to begin with decides in {start.T} timesteps already, nothing is left to lower to "
+            f"{recipe.steps[-1]}: begin with another one, such as ann.zip or T5.zip in its run folder"
+        )
     if agent.T is None:
         raise UserError("nothing would spike, there is no hidden layer: give network.net_arch, such as [128, 128]")
 

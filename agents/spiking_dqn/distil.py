@@ -125,8 +125,10 @@ class _Distillation:
 
     def choose_start(self, starts: Mapping[str, Weights], gate: Gate) -> None:
         """Let every start play with a head fitted to the teacher's answers, and go on from the best."""
+        self.report(0, "the teacher plays")
         self.add_play(self.teacher, self.settings.frames)
         for name, weights in starts.items():
+            self.report(0, f"trying the start {name}")
             self.student.q_net.load_state_dict(weights)
             align_head(self.student, self.observations[0], self.answers[0])
             if self.keep_if_best(gate):
@@ -137,6 +139,7 @@ class _Distillation:
     def gather(self) -> None:
         """From the second round on, let the student play and the teacher say what it would have answered."""
         if self.round > 0 and len(self.observations) <= self.round:
+            self.report(self.round * self.settings.batches, "the student plays")
             self.add_play(self.student, self.settings.own_frames)
             self.save()
 
@@ -196,6 +199,7 @@ class _Distillation:
 
     def judge(self, gate: Gate) -> None:
         """Play for the gate, keep the weights if they are the best so far, and end the round."""
+        self.report((self.round + 1) * self.settings.batches, f"at the gate, reward so far {self.best_reward:.1f}")
         self.keep_if_best(gate)
         self.round, self.batch = self.round + 1, 0
         self.save()

@@ -123,8 +123,8 @@ class AtariGames:
         """
         chosen = np.ones(self.count, bool) if chosen is None else chosen
         self._fire_next &= ~chosen
-        halved = np.array(seeds, np.int64) // 2  # the emulator takes 31 bits
-        observations: NDArray[np.uint8] = self._emulators.reset(seed=halved, options={"reset_mask": chosen})[0]
+        lowest = np.array(seeds, np.int64) % 2**31  # the emulator takes 31 bits
+        observations: NDArray[np.uint8] = self._emulators.reset(seed=lowest, options={"reset_mask": chosen})[0]
         return observations
 
     def step(self, actions: NDArray[np.integer[Any]]) -> Frames:

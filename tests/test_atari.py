@@ -65,7 +65,7 @@ def test_sticky_actions_change_a_game_and_repeat_with_its_seed() -> None:
     played = []
     for sticky, seed in [(0.0, 3), (0.25, 3), (0.25, 3), (0.25, 4)]:
         game = AtariGames("pong", 1, AtariProtocol(noops=0, sticky=sticky))
-        game.reset([2 * seed])
+        game.reset([seed])
         played.append(np.stack([game.step(action).observations for action in chosen]))
     assert np.array_equal(played[1], played[2])
     assert not np.array_equal(played[0], played[1])

@@ -99,7 +99,8 @@ class Reduction(Settings):
     teacher: Literal["ann", "previous"] = "ann"
     """Whom to imitate: the ordinary network, or the stage before."""
     rounds: Positive = 3
-    """Tries per stage: each adds the student's own play, labelled by the teacher, and trains again."""
+    """Tries per stage, twice as many in the last one. Each adds the student's own play, labelled by the teacher, and
+    trains again."""
     batches: Positive = 1_000
     """Batches per round."""
     batch_size: Positive = 128

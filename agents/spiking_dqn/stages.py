@@ -124,10 +124,13 @@ class Job:
         self, name: str, student: SpikingDQN, starts: dict[str, Weights], teacher: str, folder: StageFolder
     ) -> Result:
         """Train by distillation from the best of the starts."""
-        settings = self.recipe.reduction
-        report = self.reporter(name, settings.rounds * settings.batches)
+        recipe = self.recipe
+        if recipe.steps[-1] == student.T:  # what the run is for: it may try twice as often
+            longer = recipe.reduction.model_copy(update={"rounds": 2 * recipe.reduction.rounds})
+            recipe = recipe.model_copy(update={"reduction": longer})
+        report = self.reporter(name, recipe.reduction.rounds * recipe.reduction.batches)
         seed = self.seed(name)
-        distilled = distil(student, starts, self.load(teacher), self.recipe, self.gate, folder, report, seed)
+        distilled = distil(student, starts, self.load(teacher), recipe, self.gate, folder, report, seed)
         self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
         return {"gate_reward": distilled.reward, "start": distilled.start, "rounds": distilled.rounds}
 

@@ -130,6 +130,10 @@ def speed() -> str:
         missed = " (missed)" if row["ratio"] < 0.8 else ""
         figures = [f"{row['value']:.0f} {row['unit']}", f"{row['peer']}: {row['peer_value']:.0f} {row['unit']}"]
         rows.append([f"training, {row['name']}", *figures, f"{row['ratio']:.2f}{missed}", "at least 0.8"])
+    for row in lines("atari_steps.jsonl"):
+        missed = " (missed)" if row["ratio"] < 0.9 else ""
+        figures = [f"{row['value']:.0f} {row['unit']}", f"{row['peer']}: {row['peer_value']:.0f} {row['unit']}"]
+        rows.append([row["name"], *figures, f"{row['ratio']:.2f}{missed}", "at least 0.9"])
     return table(["what", "snnrl", "peer", "ratio", "aim"], rows)
 
 

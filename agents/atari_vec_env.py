@@ -27,7 +27,7 @@ class AtariVecEnv(VecEnv):
     """
 
     def __init__(self, game: str, count: int, protocol: AtariProtocol, seed: int) -> None:
-        self.protocol = protocol
+        self.game, self.protocol = game, protocol
         self._games = SeededGames(AtariGames(game, count, protocol), seed)
         self._actions = np.zeros(count, np.int64)
         self._returns = np.zeros(count)

@@ -1,20 +1,20 @@
 """Play greedy episodes from given starts and see what the network does: reward, spike rates, energy."""
 
 import math
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
-from snnrl.envs import make
-from snnrl.errors import UserError
+from snnrl.envs import open_episodes
 from snnrl.networks import spike_counts
+
+NO_CHANGES: Mapping[str, Any] = {}
 
 SAMPLE = 256
 """Observations, spread over the episodes, on which operations are counted."""
@@ -31,9 +31,11 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Greedy episodes: raw rewards by start, spikes per neuron and decision by layer, energy of ANN over SNN."""
+    """Episodes played: raw rewards by start, spikes per neuron and decision by layer, energy of ANN over SNN."""
 
     rewards: tuple[float, ...]
+    distinct: int
+    """How many different episodes these were, going by every observation."""
     spike_rate: dict[str, float]
     energy_ratio: float
     observations: np.ndarray[Any, Any]
@@ -54,6 +56,7 @@ class Evaluation:
             "reward_mean": self.mean,
             "reward_std": self.std,
             "episodes": len(self.rewards),
+            "distinct_episodes": self.distinct,
             "rewards": list(self.rewards),
             "spike_rate": self.spike_rate,
             "energy_ratio": self.energy_ratio,
@@ -67,67 +70,70 @@ def episode_seeds(seed: int, purpose: str, episodes: int) -> list[int]:
     return [int(value) for value in state]
 
 
-def make_playable(env_id: str) -> gymnasium.Env[Any, Any]:
-    """Return an environment.
-
-    Raises:
-        UserError: there is none of this name, or a DQN cannot play it.
-    """
-    env = make(env_id)
-    if not isinstance(env.action_space, spaces.Discrete):
-        raise UserError(f"{env_id} has actions of {env.action_space}: a DQN needs discrete ones")
-    if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
-        raise UserError(f"{env_id} has observations of several parts: only arrays are supported")
-    return env
-
-
 def play(
     actor: Actor,
     env_id: str,
     seeds: Sequence[int],
     *,
+    env_kwargs: Mapping[str, Any] = NO_CHANGES,
     most_steps: int | None = None,
-    on_step: Callable[[np.ndarray[Any, Any]], None] = lambda observations: None,
+    epsilon: float = 0.0,
+    on_step: Callable[[Sequence[int], np.ndarray[Any, Any]], None] = lambda running, observations: None,
 ) -> list[float]:
-    """Play one greedy episode from every seed, all in one batch; return their rewards in the order of the seeds.
+    """Play one episode from every seed, all in one batch; return their rewards in the order of the seeds.
 
-    ``most_steps`` ends episodes of environments that have no limit of their own. ``on_step`` sees each batch of
+    Actions are greedy, but for a share ``epsilon`` of random ones, drawn from the episode's seed. ``most_steps`` ends
+    episodes of environments that have no limit of their own. ``on_step`` sees which episodes are running, and their
     observations ``(episodes still running, ...)``.
     """
-    envs = [make_playable(env_id) for _ in seeds]
+    episodes = open_episodes(env_id, len(seeds), env_kwargs)
+    generators = [np.random.default_rng(seed) for seed in seeds]
     rewards = np.zeros(len(seeds))
-    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    observations = episodes.reset(seeds)
     running = list(range(len(seeds)))
     state, steps = None, 0
     while running and (most_steps is None or steps < most_steps):
-        batch = np.stack([observations[index] for index in running])
-        on_step(batch)
-        actions, state = actor.predict(batch, state, np.full(len(running), steps == 0), deterministic=True)
-        kept = []
-        for row, index in enumerate(running):
-            observations[index], reward, terminated, truncated, _ = envs[index].step(actions[row])
-            rewards[index] += float(reward)
-            if not (terminated or truncated):
-                kept.append(row)
-        if state is not None:
-            state = type(state)(tuple(part[kept] for part in state.potentials))
-        running = [running[row] for row in kept]
+        on_step(running, observations)
+        actions, state = actor.predict(observations, state, np.full(len(running), steps == 0), deterministic=True)
+        if epsilon:
+            actions = actions.copy()
+            for row, index in enumerate(running):
+                if generators[index].random() < epsilon:
+                    actions[row] = generators[index].integers(episodes.actions)
+        observations, gained, over = episodes.step(running, actions)
+        rewards[running] += gained
+        if over.any():
+            kept = np.flatnonzero(~over)
+            observations = observations[kept]
+            if state is not None:
+                state = type(state)(tuple(part[kept] for part in state.potentials))
+            running = [running[row] for row in kept]
         steps += 1
-    for env in envs:
-        env.close()
+    episodes.close()
     return [float(reward) for reward in rewards]
 
 
-def evaluate(agent: SpikingDQN, env_id: str, seeds: Sequence[int], *, most_steps: int | None = None) -> Evaluation:
-    """Play greedy episodes and measure spike rates on all of their observations, operations on a sample of them."""
-    seen = _Sampler(most=4 * SAMPLE)
+def evaluate(
+    agent: SpikingDQN,
+    env_id: str,
+    seeds: Sequence[int],
+    *,
+    env_kwargs: Mapping[str, Any] = NO_CHANGES,
+    most_steps: int | None = None,
+    epsilon: float = 0.0,
+) -> Evaluation:
+    """Play episodes and measure spike rates on all of their observations, operations on a sample of them."""
+    seen = _Sampler(4 * SAMPLE, len(seeds))
     with spike_counts(agent.q_net) as counts:
-        rewards = play(agent, env_id, seeds, most_steps=most_steps, on_step=seen.add)
+        rewards = play(
+            agent, env_id, seeds, env_kwargs=env_kwargs, most_steps=most_steps, epsilon=epsilon, on_step=seen.add
+        )
     sample = spread(np.concatenate(seen.batches), SAMPLE)
     tensor, _ = agent.policy.obs_to_tensor(sample)
     layers = count_operations(agent.q_net, tensor, len(sample))
     return Evaluation(
         tuple(rewards),
+        len(set(seen.fingerprints)),
         {layer_name(name): count.rate for name, count in counts.items()},
         1.0 if agent.T is None else energy_ratio(layers),
         sample,
@@ -135,16 +141,22 @@ def evaluate(agent: SpikingDQN, env_id: str, seeds: Sequence[int], *, most_steps
 
 
 class _Sampler:
-    """Keeps every k-th batch, k doubling whenever more than ``most`` observations have come together."""
+    """Keeps every k-th batch, k doubling whenever more than ``most`` observations have come together.
 
-    def __init__(self, most: int) -> None:
+    Also a fingerprint of each episode's observations.
+    """
+
+    def __init__(self, most: int, episodes: int) -> None:
         self.most = most
+        self.fingerprints = [0] * episodes
         self.stride = 1
         self.batches: list[np.ndarray[Any, Any]] = []
         self.calls = 0
 
-    def add(self, batch: np.ndarray[Any, Any]) -> None:
+    def add(self, running: Sequence[int], batch: np.ndarray[Any, Any]) -> None:
         """Keep a copy of the batch if it is its turn."""
+        for index, observation in zip(running, batch, strict=True):
+            self.fingerprints[index] = zlib.crc32(observation.tobytes(), self.fingerprints[index])
         if self.calls % self.stride == 0:
             self.batches.append(batch.copy())
             if sum(map(len, self.batches)) > self.most and len(self.batches) > 1:

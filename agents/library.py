@@ -1,6 +1,7 @@
 """Open an agent by what a user calls it: a run folder, a file of ours or of stable-baselines3, or a shipped name."""
 
 import zipfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +10,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from snnrl.agents.evaluate import make_playable
 from snnrl.agents.foreign import ACTIVATIONS, ObservationStatistics, build_q_network, read_sb3_dqn, read_vecnormalize
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.conversion import copy_in_order, load_weights
-from snnrl.envs import make
+from snnrl.envs import games, make, make_playable, read_protocol
 from snnrl.errors import UserError, did_you_mean
 from snnrl.runs import RunFolder
 
@@ -23,7 +23,18 @@ class Opened(NamedTuple):
 
     agent: SpikingDQN
     env_id: str
+    env_kwargs: dict[str, Any]
     source: str
+
+    @property
+    def title(self) -> str:
+        """The environment's name, and the protocol of an Atari game."""
+        return title(self.env_id, self.env_kwargs)
+
+
+def title(env_id: str, env_kwargs: Mapping[str, Any]) -> str:
+    """Return an environment's name for tables, with the protocol of an Atari game."""
+    return f"{env_id} {read_protocol(env_kwargs['protocol'])}" if "protocol" in env_kwargs else env_id
 
 
 def shipped_agents() -> dict[str, str]:
@@ -40,6 +51,8 @@ def open_agent(
     name: str,
     env_id: str | None = None,
     *,
+    protocol: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     T: int | None = None,
     device: str = "auto",
     activation: str | None = None,
@@ -47,7 +60,9 @@ def open_agent(
 ) -> Opened:
     """Return the agent, deciding in ``T`` timesteps if that is given.
 
-    From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T.
+    From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T. An Atari
+    agent plays under the named ``protocol``, seeing and doing what it was trained to; ``env_kwargs`` replace all that
+    its file tells.
 
     Raises:
         UserError: there is no such agent, its environment is not known or another one, or ``T`` is given for an
@@ -55,17 +70,30 @@ def open_agent(
     """
     path = _find(name, T)
     agent = None if _is_sb3(path) else SpikingDQN.load(path, device=device)
+    if env_kwargs is None:
+        env_kwargs = {} if agent is None else agent.env_kwargs
     if env_id is None and agent is not None:
         env_id = agent.env_id
     if env_id is None:
         raise UserError(f"{path} does not tell its environment: give --env")
+    env_kwargs = _env_kwargs(env_id, env_kwargs, protocol)
     if agent is None:
-        agent = _read_foreign(path, env_id, device, activation, vecnormalize)
+        agent = _read_foreign(path, env_id, env_kwargs, device, activation, vecnormalize)
     else:
-        _check_spaces(env_id, agent.observation_space.shape, getattr(agent.action_space, "n", None), path)
+        _check_spaces(env_id, env_kwargs, agent.observation_space.shape, getattr(agent.action_space, "n", None), path)
     if T is not None and T != agent.T:
         agent.reduce_to(T)
-    return Opened(agent, env_id, path.name)
+    return Opened(agent, env_id, env_kwargs, path.name)
+
+
+def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None) -> dict[str, Any]:
+    """Return what the environment is made with: an Atari game's protocol, as stored or as asked for."""
+    if env_id not in games():
+        if protocol is not None:
+            raise UserError(f"{env_id} is no Atari game: it has no --protocol")
+        return {}
+    found = read_protocol(stored.get("protocol", "v4"))
+    return {"protocol": (found if protocol is None else found.seen_under(protocol)).model_dump()}
 
 
 def _find(name: str, T: int | None) -> Path:
@@ -107,11 +135,16 @@ def _is_sb3(path: Path) -> bool:
 
 
 def _read_foreign(
-    path: Path, env_id: str, device: str, activation: str | None, vecnormalize: Path | None
+    path: Path,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    device: str,
+    activation: str | None,
+    vecnormalize: Path | None,
 ) -> SpikingDQN:
     foreign = read_sb3_dqn(path, activation=activation)
-    _check_spaces(env_id, foreign.observation_shape, foreign.n_actions, path)
-    env = DummyVecEnv([lambda: make(env_id)])
+    _check_spaces(env_id, env_kwargs, foreign.observation_shape, foreign.n_actions, path)
+    env = DummyVecEnv([lambda: make(env_id, **env_kwargs)])
     arguments: dict[str, Any] = {"net_arch": list(foreign.net_arch), "activation_fn": ACTIVATIONS[foreign.activation]}
     images = foreign.features == "nature_cnn"
     if foreign.observation_shape is not None and len(foreign.observation_shape) == 3:
@@ -127,11 +160,14 @@ def _read_foreign(
     if statistics is not None and (moments := read_vecnormalize(statistics)) is not None:
         fold_normalization(agent, moments)
     load_weights(agent, agent.q_net.state_dict())
+    agent.env_id, agent.env_kwargs = env_id, env_kwargs
     return agent
 
 
-def _check_spaces(env_id: str, shape: tuple[int, ...] | None, actions: int | None, path: Path) -> None:
-    env = make_playable(env_id)
+def _check_spaces(
+    env_id: str, env_kwargs: Mapping[str, Any], shape: tuple[int, ...] | None, actions: int | None, path: Path
+) -> None:
+    env = make_playable(env_id, **env_kwargs)
     found, choices = env.observation_space.shape, getattr(env.action_space, "n", None)
     env.close()
     channels_last = (shape[1], shape[2], shape[0]) if shape is not None and len(shape) == 3 else None

@@ -1,10 +1,25 @@
 """What an agent looks at; importing this package registers the environments under ``snnrl/`` with gymnasium."""
 
-from .atari import AtariGame
+from .atari import PROTOCOLS, AtariGame, AtariProtocol, games, read_protocol
 from .cartpole import PixelCartPole, PixelCartPolePaper
+from .episodes import make_playable, open_episodes
 from .registration import ENVIRONMENTS, make, register
 from .seeded_episodes import Progress, SeededEpisodes
 
-__all__ = ["ENVIRONMENTS", "AtariGame", "PixelCartPole", "PixelCartPolePaper", "Progress", "SeededEpisodes", "make"]
+__all__ = [
+    "ENVIRONMENTS",
+    "PROTOCOLS",
+    "AtariGame",
+    "AtariProtocol",
+    "PixelCartPole",
+    "PixelCartPolePaper",
+    "Progress",
+    "SeededEpisodes",
+    "games",
+    "make",
+    "make_playable",
+    "open_episodes",
+    "read_protocol",
+]
 
 register()

@@ -1,8 +1,8 @@
 """Games of the Arcade Learning Environment, many at once in ale-py's C++ environment, resumable to the frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -12,14 +12,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from snnrl.config import validate
 from snnrl.errors import UserError, did_you_mean
 
 
 class AtariProtocol(BaseModel):
     """What is between an agent and a game; two figures compare only under one protocol."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    name: Literal["v4", "v5"] = "v4"
+    """The protocol from which the other fields come, or differ."""
     frame_skip: Annotated[int, Field(ge=1)] = 4
     """Frames for which an action is held; the observation is the brighter of the last two, pixel by pixel."""
     stack: Annotated[int, Field(ge=1)] = 4
@@ -41,13 +44,42 @@ class AtariProtocol(BaseModel):
     clip_rewards: bool = True
     """In training, rewards are -1, 0 or 1; returns are reported as the game counts."""
 
+    def changed(self, **fields: Any) -> "AtariProtocol":
+        """Return the protocol with other values for some fields."""
+        return AtariProtocol(**self.model_dump() | fields)
+
+    def seen_under(self, name: str) -> "AtariProtocol":
+        """Return the named protocol with the same observations and actions, for an agent trained under this one."""
+        return PROTOCOLS[name].changed(**{field: getattr(self, field) for field in _VIEW})
+
+    def __str__(self) -> str:
+        """The name, and what differs from the protocol of that name."""
+        named = PROTOCOLS[self.name].model_dump()
+        changes = [f"{field} {value}" for field, value in self.model_dump().items() if value != named[field]]
+        return ", ".join([self.name, *changes])
+
+
+_VIEW = ("frame_skip", "stack", "size", "full_actions")
 
 PROTOCOLS = {
     "v4": AtariProtocol(),
-    "v5": AtariProtocol(noops=0, sticky=0.25, fire_reset=False, life_loss=False),
+    "v5": AtariProtocol(name="v5", noops=0, sticky=0.25, fire_reset=False, life_loss=False),
 }
 """v4: as for NoFrameskip-v4 with stable-baselines3's AtariWrapper (Mnih et al. 2015). v5: sticky actions, as in Machado
 et al. 2018 (arXiv 1709.06009, Sec. 5), with ALE's frame skip of 4 and the game's own actions."""
+
+
+def read_protocol(given: str | AtariProtocol | Mapping[str, Any]) -> AtariProtocol:
+    """Return a protocol by its name or from its fields.
+
+    Raises:
+        UserError: there is none of this name, or a field is unknown or out of range.
+    """
+    if isinstance(given, str):
+        if given not in PROTOCOLS:
+            raise UserError(f"unknown protocol {given!r}{did_you_mean(given, PROTOCOLS)}")
+        return PROTOCOLS[given]
+    return given if isinstance(given, AtariProtocol) else validate(AtariProtocol, dict(given), "protocol")
 
 
 @cache
@@ -146,15 +178,19 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
 
     Args:
         game: such as ``pong``.
-        protocol: ``v4`` or ``v5``.
+        protocol: ``v4``, ``v5``, or one of your own as an :class:`AtariProtocol` or its fields.
         render_mode: None, or ``"rgb_array"`` to make ``render()`` available.
-        changes: fields of :class:`AtariProtocol` that differ from the protocol's.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - gymnasium's way
 
-    def __init__(self, game: str, protocol: str = "v4", render_mode: str | None = None, **changes: Any) -> None:
-        self._games = AtariGames(game, 1, PROTOCOLS[protocol].model_copy(update=changes))
+    def __init__(
+        self,
+        game: str,
+        protocol: str | AtariProtocol | Mapping[str, Any] = "v4",
+        render_mode: str | None = None,
+    ) -> None:
+        self._games = AtariGames(game, 1, read_protocol(protocol))
         self.observation_space = self._games.observation_space
         self.action_space = self._games.action_space
         self.render_mode = render_mode

@@ -8,6 +8,8 @@ import gymnasium
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import first_line
 
+from .atari import AtariGame, games
+
 
 class _Entry(NamedTuple):
     entry_point: str
@@ -65,11 +67,15 @@ def register() -> None:
 
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """Return ``gymnasium.make(env_id, **kwargs)``; ids under ``snnrl/`` and ``ALE/`` need no import by the caller.
+    """Return ``gymnasium.make(env_id, **kwargs)``, or the Atari game of this name, such as ``pong``.
+
+    Ids under ``snnrl/`` and ``ALE/`` need no import by the caller.
 
     Raises:
         UserError: no environment has this id, or a package that it needs is missing.
     """
+    if env_id in games():
+        return AtariGame(env_id, **kwargs)
     if env_id.startswith("ALE/"):
         import ale_py  # noqa: F401 - registers its environments
     try:
@@ -82,4 +88,6 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         if module and isinstance(error, ImportError):
             raise UserError(f"{env_id} cannot be made: its module cannot be imported: {reason}") from error
         near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
-        raise UserError(f"unknown environment {env_id!r}{did_you_mean(name, [*ENVIRONMENTS, *near])}") from error
+        raise UserError(
+            f"unknown environment {env_id!r}{did_you_mean(name, [*ENVIRONMENTS, *games(), *near])}"
+        ) from error

@@ -1,6 +1,7 @@
 """Recipes: YAML files, validated into typed objects; every mistake is one line that names the place."""
 
 import reprlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from snnrl.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
+
+NO_CHANGES: Mapping[str, Any] = {}
 
 _SHORT = reprlib.Repr()  # a few lines of YAML can hold a value that is too large to print
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -29,8 +32,10 @@ def recipe_names() -> dict[str, str]:
     }
 
 
-def read_recipe(name: str, model: type[Model]) -> Model:
-    """Return the recipe with this name, or in the YAML file at this path.
+def read_recipe(name: str, model: type[Model], changes: Mapping[str, Any] = NO_CHANGES) -> Model:
+    """Return the recipe with this name, or in the YAML file at this path, with ``changes`` to it.
+
+    A recipe with a ``base`` holds what differs from the recipe of that name.
 
     Raises:
         UserError: there is none, its YAML is broken, or a key or value in it is wrong.
@@ -46,7 +51,22 @@ def read_recipe(name: str, model: type[Model]) -> Model:
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or "not text"
             raise UserError(f"cannot read the recipe {name}: {problem}") from error
-    return validate(model, _parse(text, where), where)
+    values = _parse(text, where)
+    if (base := values.pop("base", None)) is not None:
+        if base not in recipe_names() or base == name:
+            raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), recipe_names())}")
+        values = _merged(read_recipe(base, model).model_dump(exclude_unset=True), values)
+    return validate(model, _merged(values, changes), where)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the changes put in, groups of fields one by one."""
+    merged = dict(values)
+    for key, change in changes.items():
+        before = merged.get(key)
+        groups = isinstance(before, Mapping) and isinstance(change, Mapping)
+        merged[key] = _merged(before or {}, change) if groups else change
+    return merged
 
 
 def validate(model: type[Model], values: dict[str, Any], where: str) -> Model:

@@ -95,7 +95,7 @@ def test_a_misspelt_game_is_named_with_the_right_one() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # advice, such as on the shape of images
 def test_one_game_is_a_gymnasium_environment() -> None:
-    env = AtariGame("pong", "v5", render_mode="rgb_array", most_frames=400)
+    env = AtariGame("pong", PROTOCOLS["v5"].changed(most_frames=400), render_mode="rgb_array")
     gymnasium_check(env, skip_render_check=True)
     sb3_check(env)
     first, _ = env.reset(seed=5)

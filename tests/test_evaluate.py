@@ -16,7 +16,6 @@ from snnrl.agents.evaluate import (
     episode_seeds,
     evaluate,
     layer_name,
-    make_playable,
     mean_rate,
     paired_difference,
     play,
@@ -24,6 +23,7 @@ from snnrl.agents.evaluate import (
 )
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
+from snnrl.envs import make_playable
 from snnrl.errors import UserError
 from snnrl.networks import NetworkState, neurons_of
 from snnrl.neurons import LIF
@@ -83,7 +83,7 @@ def test_play_is_one_episode_per_seed() -> None:
 
 def test_on_step_sees_every_observation() -> None:
     batches: list[NDArray[Any]] = []
-    play(Lean(), ENV, SEEDS, on_step=lambda batch: batches.append(batch.copy()))
+    play(Lean(), ENV, SEEDS, on_step=lambda _, batch: batches.append(batch.copy()))
     expected = np.concatenate([loop(Lean(), seed)[1] for seed in SEEDS])
     found = np.concatenate(batches)
     assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
@@ -245,6 +245,7 @@ def test_figures() -> None:
         "reward_mean": found.mean,
         "reward_std": found.std,
         "episodes": 5,
+        "distinct_episodes": 5,
         "rewards": list(found.rewards),
         "spike_rate": found.spike_rate,
         "energy_ratio": found.energy_ratio,

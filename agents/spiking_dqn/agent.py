@@ -10,9 +10,11 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 from torch.nn import functional
 
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.spiking_dqn import storage
 from snnrl.agents.spiking_dqn.policy import (
     SpikingCnnPolicy,
@@ -25,6 +27,8 @@ from snnrl.errors import UserError, did_you_mean
 from snnrl.networks import calibrating, neurons_of
 from snnrl.neurons import NEURONS
 
+PRECISIONS = ("fp32", "bf16")
+
 SCRATCH_PERCENTILE = 90.0
 """Thresholds of a network from scratch: this percentile of the first batch's pre-activations, as in conversion."""
 
@@ -36,11 +40,21 @@ _SPIKING: dict[Any, type[SpikingDQNPolicy]] = {
 """What stands in for SB3's own policy classes, so that a script that passes one needs no change."""
 
 
+def _identity(env: VecEnv | None) -> tuple[str | None, dict[str, Any]]:
+    """Return the name of an environment, and what it is made with if that is known."""
+    base = None if env is None else env.unwrapped
+    if isinstance(base, AtariVecEnv):
+        return base.game, {"protocol": base.protocol.model_dump()}
+    # only of environments in this process: a spec from another one may not survive the way
+    return next((one.spec.id for one in getattr(base, "envs", ()) if getattr(one, "spec", None)), None), {}
+
+
 class SpikingDQN(DQN):
     """Deep Q-learning with a spiking Q-network; everything that SB3 documents of ``DQN`` holds.
 
     Added: ``T`` timesteps per decision (default 1; None trains the ordinary network), ``double_q`` (van Hasselt et al.
-    2016, arXiv 1509.06461; default on), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
+    2016, arXiv 1509.06461; default on), ``precision`` (``"bf16"`` multiplies in bfloat16 while it learns; weights,
+    Q-values and all that is played stay float32), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
     environment by itself (SB3 draws one coin for the whole batch).
     """
 
@@ -63,20 +77,22 @@ class SpikingDQN(DQN):
         *args: Any,
         T: int | None = 1,
         double_q: bool = True,
+        precision: str = "fp32",
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         policy = _SPIKING.get(policy, policy)
         if isinstance(policy, type) and not issubclass(policy, SpikingDQNPolicy):
             raise UserError(f"the policy {policy.__name__} does not spike: derive it from SpikingDQNPolicy")
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
         self.double_q = double_q
+        self.precision = precision
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
         self.calibrated = False
         kwargs["policy_kwargs"] = {"T": T} | (policy_kwargs or {})
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]  # SB3 passes None for prediction only
-        # only of environments in this process: a spec from another one may not survive the way
-        environments = getattr(self.env.unwrapped, "envs", ()) if self.env is not None else ()
-        self.env_id: str | None = next((env.spec.id for env in environments if getattr(env, "spec", None)), None)
+        self.env_id, self.env_kwargs = _identity(self.env)
 
     @property
     def T(self) -> int | None:
@@ -110,12 +126,14 @@ class SpikingDQN(DQN):
             assert self.replay_buffer is not None
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             discounts = self.gamma if batch.discounts is None else batch.discounts
-            with torch.no_grad():
-                next_values = self.q_net_target(batch.next_observations)
-                chooser = self.q_net(batch.next_observations) if self.double_q else next_values
-                next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
-                target = batch.rewards + (1 - batch.dones) * discounts * next_value
-            value = self.q_net(batch.observations).gather(1, batch.actions.long())
+            with self.mixed_precision():
+                # first with gradients: autocast keeps the cast weights of the first forward for the others
+                value = self.q_net(batch.observations).gather(1, batch.actions.long())
+                with torch.no_grad():
+                    next_values = self.q_net_target(batch.next_observations)
+                    chooser = self.q_net(batch.next_observations) if self.double_q else next_values
+            next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+            target = batch.rewards + (1 - batch.dones) * discounts * next_value
             loss = functional.smooth_l1_loss(value, target)
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -127,6 +145,10 @@ class SpikingDQN(DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(np.mean(losses)))
+
+    def mixed_precision(self) -> torch.autocast:
+        """Return the context in which the networks learn: autocast to bfloat16 with precision ``"bf16"``."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def predict(
         self,

@@ -32,6 +32,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "learning_rate": (*_NUMBER, LinearSchedule),
     "train_freq": (int, tuple),
     "seed": (int, type(None)),
+    "precision": (str,),
+    "env_kwargs": (dict,),
     **dict.fromkeys(("tensorboard_log", "env_id"), (str, type(None))),
     **dict.fromkeys(("n_envs", "buffer_size", "batch_size", "n_steps", "gradient_steps", "_stats_window_size"), (int,)),
     **dict.fromkeys(("optimize_memory_usage", "double_q", "calibrated"), (bool,)),

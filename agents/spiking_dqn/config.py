@@ -1,11 +1,13 @@
 """The recipe of a spiking DQN experiment: a line per field, with its unit and, where it has one, its source."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from snnrl.agents.spiking_dqn.policy import MOST_STEPS
 from snnrl.config import check_device
+from snnrl.envs import PROTOCOLS, AtariProtocol, games
 from snnrl.errors import UserError
 from snnrl.reduction import check_schedule, schedule
 
@@ -20,6 +22,25 @@ class Settings(BaseModel):
     """A frozen group of fields; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _or_none(field: FieldInfo) -> tuple[Any, Any]:
+    """Return a field's kind and default for a group in which each field may be left as it is."""
+    kind: Any = field.annotation
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    return kind | None, Field(None, description=field.description)
+
+
+if TYPE_CHECKING:
+    ProtocolChanges = AtariProtocol
+else:
+    ProtocolChanges = create_model(
+        "ProtocolChanges",
+        __base__=Settings,
+        __doc__="What is to differ from the protocol; None: nothing.",
+        **{name: _or_none(field) for name, field in AtariProtocol.model_fields.items() if name != "name"},
+    )
 
 
 class Network(Settings):
@@ -138,7 +159,10 @@ class Recipe(Settings):
     """One experiment, from the ordinary network to the spiking one at ``reduce_to`` timesteps."""
 
     env: str
-    """Gymnasium id."""
+    """Gymnasium id, or an Atari game such as pong."""
+    protocol: Literal["v4", "v5"] = "v4"
+    """Of an Atari game: v4 (no sticky actions, as NoFrameskip-v4) or v5 (sticky actions, Machado et al. 2018)."""
+    atari: ProtocolChanges = ProtocolChanges()
     n_envs: Positive = 8
     """Parallel environments."""
     T: Steps = 5
@@ -153,6 +177,8 @@ class Recipe(Settings):
     """Of everything: weights, environments, exploration, batches."""
     device: Device = "auto"
     """cpu, cuda, or auto."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the products while networks learn; bf16 is autocast's. What is played is always computed in fp32."""
     report_episodes: Positive = 20
     """Greedy episodes of the reported reward, on seeds that neither training nor gate has seen."""
     most_steps: Positive | None = None
@@ -177,6 +203,14 @@ class Recipe(Settings):
         if self.reduce_to > self.T:
             raise UserError(f"reduce_to {self.reduce_to} is above T {self.T}: give 1 <= reduce_to <= T")
         return self
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """What the environment is made with beside its name: for an Atari game, the protocol."""
+        if self.env not in games():
+            return {}
+        changes = self.atari.model_dump(exclude_none=True, exclude={"name"})
+        return {"protocol": PROTOCOLS[self.protocol].changed(**changes).model_dump()}
 
     @property
     def steps(self) -> tuple[int, ...]:

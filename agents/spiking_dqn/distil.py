@@ -167,7 +167,7 @@ class _Distillation:
             rate = settings.learning_rate * (1 - 0.9 * self.batch / settings.batches)
             self.optimizer.param_groups[0]["lr"] = rate
             rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
-            with spike_counts(q_net) as counts:
+            with spike_counts(q_net) as counts, self.student.mixed_precision():
                 answered = q_net(observations[rows].to(self.student.device))
             loss = distillation_loss(
                 answered,

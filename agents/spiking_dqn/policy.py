@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -94,6 +95,19 @@ class SpikingQNetwork(QNetwork):
             return [q_net.value, q_net.advantage]
         assert isinstance(q_net, nn.Sequential)
         return [q_net]
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
+        """Return features; where autocast multiplies in bfloat16, bytes become bfloat16 without a float32 between."""
+        if (
+            isinstance(obs, Tensor)
+            and torch.is_autocast_enabled(obs.device.type)
+            and self.normalize_images
+            and is_image_space(self.observation_space)
+        ):
+            images = obs.contiguous(memory_format=torch.channels_last).to(torch.bfloat16).mul_(1 / 255)
+            features: Tensor = features_extractor(images)
+            return features
+        return super().extract_features(obs, features_extractor)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Return Q-values ``(B, actions)``; every potential starts at zero."""

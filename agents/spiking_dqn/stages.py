@@ -210,7 +210,8 @@ class Job:
     def report(self, agent: SpikingDQN) -> Evaluation:
         """Play the reported episodes."""
         seeds = episode_seeds(self.recipe.seed, "report", self.recipe.report_episodes)
-        return evaluate(agent, self.recipe.env, seeds, most_steps=self.recipe.most_steps)
+        recipe = self.recipe
+        return evaluate(agent, recipe.env, seeds, env_kwargs=recipe.env_kwargs, most_steps=recipe.most_steps)
 
     @property
     def gate_seeds(self) -> list[int]:
@@ -219,7 +220,8 @@ class Job:
 
     def gate(self, agent: SpikingDQN) -> tuple[float, bool]:
         """Return the reward on the gate's episodes and whether it is within the tolerance of the teacher's."""
-        rewards = play(agent, self.recipe.env, self.gate_seeds, most_steps=self.recipe.most_steps)
+        recipe = self.recipe
+        rewards = play(agent, recipe.env, self.gate_seeds, env_kwargs=recipe.env_kwargs, most_steps=recipe.most_steps)
         reward = sum(rewards) / len(rewards)
         return reward, self.passes(reward)
 
@@ -264,6 +266,7 @@ class Job:
             stages.append(result)
         return {
             "recipe": self.recipe.model_dump(mode="json"),
+            "env_kwargs": self.recipe.env_kwargs,
             "seed": self.recipe.seed,
             "stages": stages,
             "attempts": [attempt._asdict() for attempt in done],

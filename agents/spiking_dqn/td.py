@@ -7,10 +7,12 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.encoding import decode, encode
 from snnrl.agents.evaluate import evaluate, mean_rate, record
 from snnrl.agents.spiking_dqn import replay, storage
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.build import SeededVecEnv
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.random_state import random_state, set_random_state
 from snnrl.checkpoint import Archive
@@ -101,7 +103,8 @@ class _Progress(BaseCallback):
 
     def evaluate(self, agent: SpikingDQN) -> None:
         """Play greedy episodes and keep the weights if they did better than any before."""
-        evaluation = evaluate(agent, self.recipe.env, self.seeds, most_steps=self.recipe.most_steps)
+        recipe = self.recipe
+        evaluation = evaluate(agent, recipe.env, self.seeds, env_kwargs=recipe.env_kwargs, most_steps=recipe.most_steps)
         record(agent.logger, "eval", evaluation)
         agent.logger.dump(agent.num_timesteps)
         self.rates = mean_rate(evaluation.spike_rate)
@@ -113,7 +116,7 @@ class _Progress(BaseCallback):
         """Write the newest replay rows as parts, then the checkpoint that counts on them."""
         agent, buffer = self.agent, self.agent.replay_buffer
         assert buffer is not None
-        assert agent.env is not None
+        assert isinstance(agent.env, SeededVecEnv | AtariVecEnv)
         self.saved = self.num_timesteps
         written, size = self.num_timesteps // agent.n_envs, buffer.buffer_size
         start = max(self.parts[-1][1] if self.parts else 0, written - size)
@@ -131,7 +134,7 @@ class _Progress(BaseCallback):
             "best_reward": encode(self.best_reward),
             "episode_rewards": self.episode_rewards,
             "random": generators,
-            "envs": agent.env.env_method("progress"),
+            "envs": agent.env.progress(),
             "parts": self.parts,
         }
         self.folder.save(metadata, tensors | {"random": generator_tensors, "best": self.best_weights or {}})
@@ -141,7 +144,7 @@ class _Progress(BaseCallback):
         """Put everything back as it was when the checkpoint was written."""
         metadata, buffer = checkpoint.metadata, agent.replay_buffer
         assert buffer is not None
-        assert agent.env is not None
+        assert isinstance(agent.env, SeededVecEnv | AtariVecEnv)
         for name in (*storage.PROGRESS, "calibrated"):
             if name in metadata["attributes"]:
                 setattr(agent, name, decode(metadata["attributes"][name], name))
@@ -156,7 +159,5 @@ class _Progress(BaseCallback):
             replay.write_rows(buffer, begin % buffer.buffer_size, self.folder.part(f"rows-{begin}-{end}"))
         written = agent.num_timesteps // agent.n_envs
         buffer.pos, buffer.full = written % buffer.buffer_size, written >= buffer.buffer_size
-        agent.env.reset()
-        seen = [agent.env.env_method("restore", state, indices=i)[0] for i, state in enumerate(metadata["envs"])]
-        agent._last_obs = np.stack(seen)
+        agent._last_obs = agent.env.restore(metadata["envs"])
         set_random_state(metadata["random"], checkpoint.tensors["random"], agent.action_space)

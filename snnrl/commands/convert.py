@@ -51,7 +51,12 @@ def convert(arguments: Sequence[str]) -> int:
         raise UserError(f"there is no folder {options.out.parent} for --out")
     device, activation = options.device, options.activation
     opened = open_agent(
-        name, options.env or None, device=device, activation=activation, vecnormalize=options.vecnormalize
+        name,
+        options.env or None,
+        env_kwargs=options.env_kwargs or None,
+        device=device,
+        activation=activation,
+        vecnormalize=options.vecnormalize,
     )
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields} | {"env": opened.env_id})
     run = RunFolder(options.run or options.out.with_suffix(""))

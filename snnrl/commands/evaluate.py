@@ -1,20 +1,20 @@
 """``snnrl eval AGENT``: greedy episodes at one T, or reward against T."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.evaluate import evaluate as evaluate_agent
 from snnrl.agents.library import open_agent, shipped_agents
-from snnrl.agents.spiking_dqn.config import Device, Positive, Seed, Settings, Steps
+from snnrl.agents.spiking_dqn.config import Device, Positive, Seed, Settings, Share, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json, rates
 
 
 class EvalOptions(Settings):
-    """Play greedy episodes and show reward, spike rates and energy ratio."""
+    """Play episodes and show reward, spike rates and energy ratio."""
 
     T: tuple[Steps, ...] = ()
     """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own."""
@@ -23,7 +23,11 @@ class EvalOptions(Settings):
     seed: Seed = 0
     """Of the starts."""
     env: str | None = None
-    """Gymnasium id; default: the environment that the agent was trained in."""
+    """Gymnasium id or Atari game; default: the environment that the agent was trained in."""
+    protocol: Literal["v4", "v5"] | None = None
+    """Of an Atari game; default: the one that the agent was trained under."""
+    epsilon: Share = 0.0
+    """Share of random actions; 0 is greedy play."""
     most_steps: Positive | None = None
     """End of an episode, for environments without a limit of their own."""
     carry: bool = False
@@ -44,9 +48,16 @@ def evaluate(arguments: Sequence[str]) -> int:
         report = display.stage("eval", len(options.T) or 1)
         for done, T in enumerate(options.T or (None,)):
             report(done, f"T={T}" if T else "")
-            opened = open_agent(name, options.env, T=T, device=options.device)
+            opened = open_agent(name, options.env, protocol=options.protocol, T=T, device=options.device)
             opened.agent.policy.carry = options.carry
-            evaluation = evaluate_agent(opened.agent, opened.env_id, seeds, most_steps=options.most_steps)
+            evaluation = evaluate_agent(
+                opened.agent,
+                opened.env_id,
+                seeds,
+                env_kwargs=opened.env_kwargs,
+                most_steps=options.most_steps,
+                epsilon=options.epsilon,
+            )
             results.append({"T": opened.agent.T, "agent": opened.source} | evaluation.as_dict())
             display.say(f"T={opened.agent.T}: {evaluation.mean:.1f} +- {evaluation.std:.1f}")
     rows = [
@@ -59,8 +70,10 @@ def evaluate(arguments: Sequence[str]) -> int:
         ]
         for result in results
     ]
-    title = f"{opened.env_id}, {options.episodes} greedy episodes, seed {options.seed}"
+    kind = f"episodes at epsilon {options.epsilon:g}" if options.epsilon else "greedy episodes"
+    title = f"{opened.title}, {options.episodes} {kind} ({evaluation.distinct} different), seed {options.seed}"
     display.table(title, ["T", "reward", "spikes per neuron", "energy ratio", "weights of"], rows)
     if options.as_json:
-        print_json({**results[0], "env": opened.env_id, "seed": options.seed, "results": results})
+        asked = {"env": opened.env_id, **opened.env_kwargs, "seed": options.seed, "epsilon": options.epsilon}
+        print_json({**results[0], **asked, "results": results})
     return 0

@@ -10,7 +10,7 @@ from snnrl.agents.spiking_dqn.config import Settings
 from snnrl.arguments import parse
 from snnrl.config import recipe_names
 from snnrl.display import Display, print_json
-from snnrl.envs import ENVIRONMENTS
+from snnrl.envs import ENVIRONMENTS, games
 
 
 class ListOptions(Settings):
@@ -27,7 +27,11 @@ def listing(arguments: Sequence[str]) -> int:
     options = parse(ListOptions, arguments, "list")
     everything: dict[str, dict[str, str]] = {
         "recipes": recipe_names(),
-        "envs": {**ENVIRONMENTS, "CartPole-v1": "and every other gymnasium environment with discrete actions"},
+        "envs": {
+            **ENVIRONMENTS,
+            "CartPole-v1": "and every other gymnasium environment with discrete actions",
+            "pong": f"and all {len(games())} games of the Arcade Learning Environment: {', '.join(games())}",
+        },
         "agents": shipped_agents(),
     }
     chosen = {kind: names for kind, names in everything.items() if options.kind in ("all", kind)}

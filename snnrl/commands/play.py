@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cv2
 import gymnasium
@@ -31,7 +31,9 @@ class PlayOptions(Settings):
     T: Steps | None = None
     """Timesteps; default: the agent's own."""
     env: str | None = None
-    """Gymnasium id; default: the environment that the agent was trained in."""
+    """Gymnasium id or Atari game; default: the environment that the agent was trained in."""
+    protocol: Literal["v4", "v5"] | None = None
+    """Of an Atari game; default: the one that the agent was trained under."""
     most_steps: Positive = 10_000
     """End of an episode, for environments without a limit of their own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -48,7 +50,7 @@ def play(arguments: Sequence[str]) -> int:
         raise UserError(f"there is no folder {options.out.parent} for --out")
     if options.out.suffix != ".mp4":
         raise UserError(f"--out {options.out} must end in .mp4")
-    opened = open_agent(name, options.env, T=options.T)
+    opened = open_agent(name, options.env, protocol=options.protocol, T=options.T)
     rewards: list[float] = []
     with Display(options.as_json) as display, _Video(options.out) as video:
         for seed in episode_seeds(options.seed, "report", options.episodes):
@@ -63,7 +65,7 @@ def play(arguments: Sequence[str]) -> int:
 def _film(opened: Opened, seed: int, most_steps: int, video: "_Video") -> float:
     """Play an episode into the video and return its reward."""
     total = 0.0
-    with contextlib.closing(make(opened.env_id, render_mode="rgb_array")) as env:
+    with contextlib.closing(make(opened.env_id, render_mode="rgb_array", **opened.env_kwargs)) as env:
         observation, _ = env.reset(seed=seed)
         for _ in range(most_steps):
             try:

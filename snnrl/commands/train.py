@@ -1,5 +1,6 @@
 """``snnrl train RECIPE``: the whole way from an ordinary network to a spiking one at few timesteps."""
 
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,16 +11,16 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from snnrl.agents.evaluate import make_playable
-from snnrl.agents.library import open_agent
+from snnrl.agents.library import open_agent, title
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.agents.spiking_dqn.build import build_agent, training_envs
+from snnrl.agents.spiking_dqn.build import build_agent, checkpoint_bytes, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
 from snnrl.config import read_recipe, recipe_names
 from snnrl.display import Display, print_json, rates
+from snnrl.envs import games, make_playable
 from snnrl.errors import UserError
 from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
@@ -40,11 +41,12 @@ class TrainOptions(Recipe):
 def train(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(TrainOptions, arguments, "train", "RECIPE", recipe_names())
-    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**read_recipe(name, Recipe).model_dump()))
+    defaults = read_recipe("atari", Recipe, {"env": name}) if _is_game(name) else read_recipe(name, Recipe)
+    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**defaults.model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     start, scratch = None, options.start == "scratch"
     if options.start not in ("ann", "scratch"):
-        start = open_agent(options.start, recipe.env, device=recipe.device).agent
+        start = open_agent(options.start, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
     summary, code = run_job(recipe, run, options.start, start, scratch, options.as_json)
     if options.as_json:
@@ -52,11 +54,17 @@ def train(arguments: Sequence[str]) -> int:
     return code
 
 
+def _is_game(name: str) -> bool:
+    """Return whether a name is that of an Atari game without a recipe of its own."""
+    return name in games() and name not in recipe_names()
+
+
 def run_job(
     recipe: Recipe, run: RunFolder, origin: str, start: SpikingDQN | None, scratch: bool, quiet: bool
 ) -> tuple[dict[str, Any], int]:
     """Run or take up a job, show its table, and return the summary and the exit code."""
     check(recipe, start)
+    check_disk(recipe, run.path, start)
     with Display(quiet) as display:
         config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
         if start is not None:
@@ -91,7 +99,7 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
             decides in as few timesteps already.
     """
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
-    make_playable(recipe.env).close()
+    make_playable(recipe.env, **recipe.env_kwargs).close()
     envs = training_envs(trial, trial.seed, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing spikes")
@@ -104,6 +112,22 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
         )
     if agent.T is None:
         raise UserError("nothing would spike, there is no hidden layer: give network.net_arch, such as [128, 128]")
+
+
+def check_disk(recipe: Recipe, folder: Path, start: SpikingDQN | None) -> None:
+    """Refuse a run whose checkpoints would not find room.
+
+    Raises:
+        UserError: the disk has less room than the replay buffer and the play to be imitated need together.
+    """
+    needed = checkpoint_bytes(recipe, learns_by_td=start is None or recipe.reduction.loss == "td")
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"checkpoints of this run need up to {needed / 1e9:.1f} GB, the disk of {folder} has {free / 1e9:.1f} GB: "
+            "give --run a folder elsewhere, or lower --dqn.buffer_size or --reduction.frames"
+        )
 
 
 @contextmanager
@@ -140,4 +164,5 @@ def show(summary: dict[str, Any], display: Display) -> None:
             ]
         )
     episodes = summary["stages"][0]["episodes"]
-    display.table(f"{summary['recipe']['env']}, seed {summary['seed']}, {episodes} greedy episodes", columns, rows)
+    env = title(summary["recipe"]["env"], summary.get("env_kwargs", {}))
+    display.table(f"{env}, seed {summary['seed']}, {episodes} greedy episodes", columns, rows)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from snnrl.errors import UserError
 from snnrl.files import first_line
+from snnrl.networks.mlp import FullPrecisionLinear
 from snnrl.neurons import SpikingNeuron
 
 EXACT_ACTIVATIONS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
@@ -34,6 +35,7 @@ OTHER_ACTIVATIONS = {
 """Names of functions and methods that no spiking neuron replaces."""
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WEIGHTED_KINDS = (*WEIGHTED, FullPrecisionLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TRANSPARENT = {
     *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d),
@@ -66,7 +68,7 @@ IN_PLACE: dict[Any, Any] = {
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         # a subclass that only starts from other weights computes what its parent does
-        kin = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in WEIGHTED)
+        kin = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in WEIGHTED_KINDS)
         return kin or isinstance(module, SpikingNeuron) or super().is_leaf_module(module, qualified_name)
 
 

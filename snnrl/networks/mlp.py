@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from snnrl.networks.layers import block
@@ -14,8 +15,19 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Mo
     for number, width in enumerate(hidden, 1):
         parts[f"fc{number}"] = block(nn.Linear(inputs, width), activation=activation)
         inputs = width
-    parts["head"] = nn.Linear(inputs, outputs)
+    parts["head"] = FullPrecisionLinear(inputs, outputs)
     return nn.Sequential(parts)
+
+
+class FullPrecisionLinear(nn.Linear):
+    """A linear layer that autocast leaves in float32: Q-values of actions differ by less than bfloat16 can tell."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return ``(B, outputs)`` in float32."""
+        if not torch.is_autocast_enabled(inputs.device.type):
+            return super().forward(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return super().forward(inputs.float())
 
 
 class DuelingMLP(nn.Module):

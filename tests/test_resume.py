@@ -22,7 +22,21 @@ reduction: {batches: 200, batch_size: 32, frames: 600, own_frames: 200, rounds: 
 gate: {episodes: 4, tolerance: 0.3}
 report_episodes: 3
 """
-TD = "reduction: {loss: td, td: {steps: 600, eval_every: 300, checkpoint_every: 200}}"
+TD = "reduction: {loss: td, td: {steps: 600, eval_every: 300, checkpoint_every: 200}}\n"
+PONG = """
+base: atari
+env: pong
+n_envs: 2
+T: 2
+atari: {size: 42, most_frames: 400}
+network: {kind: small, features: 16}
+dqn: {buffer_size: 400, learning_starts: 100, batch_size: 16, target_update_interval: 100}
+ann: {steps: 900, eval_every: 400, checkpoint_every: 150}
+reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1, checkpoint_every: 10}
+gate: {episodes: 2}
+report_episodes: 2
+"""
+RECIPES = {"distill": RECIPE, "td": RECIPE[: RECIPE.index("reduction")] + TD, "pong": PONG}
 
 
 def run(moment: str, recipe: Path, folder: Path) -> int:
@@ -46,12 +60,11 @@ def rewards(folder: Path) -> list[list[float]]:
     return [stage["rewards"] for stage in json.loads((folder / "summary.json").read_text())["stages"]]
 
 
-@pytest.fixture(scope="module", params=["distill", "td"])
+@pytest.fixture(scope="module", params=RECIPES)
 def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = folder / "recipe.yaml"
-    text = RECIPE if request.param == "distill" else RECIPE.replace(RECIPE[RECIPE.index("reduction") :], TD + "\n")
-    recipe.write_text(text)
+    recipe.write_text(RECIPES[request.param])
     assert run("never", recipe, folder / "unbroken") in (0, 3)
     return recipe, folder / "unbroken", request.param
 
@@ -62,6 +75,7 @@ MOMENTS = {
         ["ann@write:2", "ann@write:5", "T3@write:3", "T1@write:4", "T1@write:2"],
     ],
     "td": [["ann@1300", "T3@100", "T3@450", "T1@write:3", "T1@550"]],
+    "pong": [["ann@170", "ann@500", "ann@write:4", "ann@880", "T2@write:2", "T1@write:1"]],
 }
 
 

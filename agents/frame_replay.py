@@ -51,7 +51,8 @@ class FrameReplayBuffer(ReplayBuffer):
         self.buffer_size = rows = max(buffer_size // n_envs, self.stack + 2)
         self.n_steps, self.gamma = n_steps, gamma
         self.optimize_memory_usage, self.handle_timeout_termination = False, True  # in SB3's sense
-        self.frames: Frames = np.zeros((rows, n_envs, *size), np.uint8)
+        # an environment's frames lie side by side in memory, so that a stack is one piece
+        self.frames: Frames = np.zeros((n_envs, rows, *size), np.uint8).swapaxes(0, 1)
         self.actions = np.zeros((rows, n_envs, self.action_dim), np.int64)
         self.rewards = np.zeros((rows, n_envs), np.float32)
         self.dones = np.zeros((rows, n_envs), np.bool_)
@@ -62,7 +63,6 @@ class FrameReplayBuffer(ReplayBuffer):
         """The older frames ``(stack - 1, H, W)`` of a first observation, by row and environment; black if not here."""
         self.after: dict[tuple[int, int], Frames] = {}
         """The frame ``(H, W)`` after a step that ended an episode, by row and environment."""
-        self._last: Frames | None = None
 
     def add(
         self,
@@ -80,25 +80,26 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         if not np.array_equal(next_obs[:, :-1], obs[:, 1:]):
             raise UserError("FrameReplayBuffer needs observations that move on by one frame a step: use SB3's buffer")
-        row, envs = self.pos, range(self.n_envs)
-        follows = np.zeros(self.n_envs, bool) if self._last is None else _equal(obs, self._last)
-        for env in envs:
+        row, previous = self.pos, (self.pos - 1) % self.buffer_size
+        follows = np.zeros(self.n_envs, np.bool_)
+        if self.full or row > 0:
+            expected = self._gather(np.full(self.n_envs, previous), np.arange(self.n_envs), range(2 - self.stack, 2))
+            follows = (obs == expected).reshape(self.n_envs, -1).all(axis=1)
+            for env in np.flatnonzero(~follows & ~self.dones[previous]).tolist():  # reset from outside
+                self.timeouts[previous, env] = True
+                self.after[previous, env] = expected[env, -1].copy()
+        for env in range(self.n_envs):
             for aside in (self.before, self.after):
                 aside.pop((row, env), None)
-            if not follows[env]:
-                if self._last is not None and not self.dones[row - 1, env]:  # reset from outside
-                    self.timeouts[row - 1, env] = True
-                    self.after[(row - 1) % self.buffer_size, env] = self._last[env, -1].copy()
-                if obs[env, :-1].any():
-                    self.before[row, env] = obs[env, :-1].copy()
+            if not follows[env] and obs[env, :-1].any():
+                self.before[row, env] = obs[env, :-1].copy()
             if done[env]:
                 self.after[row, env] = next_obs[env, -1].copy()
-        self.depth[row] = np.where(follows, np.minimum(self.depth[row - 1] + 1, self.stack - 1), 0)
+        self.depth[row] = np.where(follows, np.minimum(self.depth[previous] + 1, self.stack - 1), 0)
         self.frames[row] = obs[:, -1]
         self.actions[row] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[row], self.dones[row] = reward, done
         self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self._last = np.array(next_obs)
         self.pos = (row + 1) % self.buffer_size
         self.full |= self.pos == 0
         self.frames[self.pos] = next_obs[:, -1]
@@ -127,27 +128,27 @@ class FrameReplayBuffer(ReplayBuffer):
         weights = self.gamma**steps * (steps <= last_step[:, None])
         last = following[np.arange(len(rows)), last_step]
         dones = self.dones[last, envs] & ~self.timeouts[last, envs]
-        final = self._windows(last, envs)
-        first = final if self.n_steps == 1 else self._windows(rows, envs)
-        observations, next_observations = (
-            self.to_torch(self._normalize_obs(frames, normalize), copy=False)  # type: ignore[arg-type]
-            for frames in (first[:, :-1], final[:, 1:])
+        if self.n_steps == 1:  # the two stacks have all but one frame in common
+            frames = self._gather(rows, envs, range(1 - self.stack, 2))
+            observations, next_observations = frames[:, :-1], frames[:, 1:]
+        else:
+            observations = self._gather(rows, envs, range(1 - self.stack, 1))
+            next_observations = self._gather(last, envs, range(2 - self.stack, 2))
+        arrays = (
+            self._normalize_obs(observations, normalize),
+            self.actions[rows, envs],
+            self._normalize_obs(next_observations, normalize),
+            dones.astype(np.float32)[:, None],
+            (rewards * weights).sum(1, keepdims=True).astype(np.float32),
+            (self.gamma ** (last_step + 1.0)).astype(np.float32)[:, None],
         )
-        return ReplayBufferSamples(
-            observations=observations,
-            actions=self.to_torch(self.actions[rows, envs]),
-            next_observations=next_observations,
-            dones=self.to_torch(dones.astype(np.float32)[:, None]),
-            rewards=self.to_torch((rewards * weights).sum(1, keepdims=True).astype(np.float32)),
-            discounts=self.to_torch((self.gamma ** (last_step + 1.0)).astype(np.float32)[:, None]),
-        )
+        # none of these arrays is the buffer's own
+        return ReplayBufferSamples(*(self.to_torch(array, copy=False) for array in arrays))  # type: ignore[arg-type]
 
     def loose_frames(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the frames kept aside for these rows, and the newest ones, with the places they belong to."""
-        after = dict(self.after)
-        if self._last is not None:
-            newest = (self.pos - 1) % self.buffer_size
-            after = {(newest, env): frames[-1] for env, frames in enumerate(self._last)} | after
+        newest = (self.pos - 1) % self.buffer_size
+        after = {(newest, env): frame for env, frame in enumerate(self.frames[self.pos])} | self.after
         found: dict[str, NDArray[Any]] = {}
         height, width = self.frames.shape[2:]
         for name, aside, shape in (
@@ -171,22 +172,17 @@ class FrameReplayBuffer(ReplayBuffer):
                 raise UserError(f"the replay buffer's frames {name} its episodes belong to another buffer")
             aside.update(zip(map(tuple, places.tolist()), frames, strict=True))
 
-    def _windows(self, rows: Index, envs: Index) -> Frames:
-        """Return the observations in these rows and one frame more, that of the next ones: ``(B, stack + 1, H, W)``."""
-        times = (rows[:, None] + np.arange(1 - self.stack, 2)) % self.buffer_size
-        flat = self.frames.reshape(-1, *self.frames.shape[2:])
-        windows: Frames = flat.take(times * self.n_envs + envs[:, None], axis=0)
+    def _gather(self, rows: Index, envs: Index, offsets: range) -> Frames:
+        """Return frames ``(B, offsets, H, W)``; offset 0 is the newest of an observation, 1 that of the next one."""
+        times = (rows[:, None] + np.array(offsets)) % self.buffer_size
+        flat = self.frames.swapaxes(0, 1).reshape(-1, *self.frames.shape[2:])
+        gathered: Frames = flat.take(envs[:, None] * self.buffer_size + times, axis=0)
         depths = self.depth[rows, envs].tolist()
         for index, (row, env, depth) in enumerate(zip(rows.tolist(), envs.tolist(), depths, strict=True)):
-            if depth < self.stack - 1:
-                missing = self.stack - 1 - depth
+            missing = -offsets[0] - depth
+            if missing > 0:
                 before = self.before.get(((row - depth) % self.buffer_size, env))
-                windows[index, :missing] = 0 if before is None else before[-missing:]
-            if (row, env) in self.after:
-                windows[index, -1] = self.after[row, env]
-        return windows
-
-
-def _equal(one: Frames, other: Frames) -> NDArray[np.bool_]:
-    """Say for each environment whether its frames are the same."""
-    return np.array([np.array_equal(a, b) for a, b in zip(one, other, strict=True)])
+                gathered[index, :missing] = 0 if before is None else before[-missing:]
+            if offsets[-1] == 1 and (row, env) in self.after:
+                gathered[index, -1] = self.after[row, env]
+        return gathered

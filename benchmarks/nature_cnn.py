@@ -1,11 +1,9 @@
 """Time and memory of a training step of the Nature CNN: snnrl against three spiking libraries and the ReLU network."""
 
-import ctypes
 import gc
 import multiprocessing
 import random
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -15,14 +13,12 @@ from typing import NamedTuple
 
 import torch
 from contestants import OBSERVATION, PEERS, REPEATED, build, label, ordinary
-from rows import Rows, parser
+from rows import Rows, keep_freed_memory, parser
 from torch import Tensor, nn
 
 BATCH = 32
 LONG = 5
 """Timesteps of a network before its timesteps are reduced to one."""
-KEPT = 2**25
-"""Bytes; the largest block that glibc can be told to take from memory it holds instead of mapping it anew."""
 
 
 Key = tuple[str, torch.dtype]
@@ -166,17 +162,6 @@ def memory(rows: Rows, threads: int, processes: int = 3) -> None:
         peer_value, peer_how = least[peer]
         name = f"peak memory of a training step, T={LONG}, float32"
         rows.add(name, value, "MiB", label(peer), peer_value, how=how, peer_how=peer_how)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory, as it does by itself once a large block was freed, so that no step pays for mapping.
-
-    Otherwise a step's time depends on what the process happened to free before it.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, KEPT)  # M_MMAP_THRESHOLD
 
 
 def main() -> None:

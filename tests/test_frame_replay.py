@@ -184,6 +184,23 @@ def test_a_buffer_comes_back_from_its_rows(steps: int) -> None:
         assert torch.equal(one, another)
 
 
+@pytest.mark.parametrize("steps", [30, 55])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_buffer_that_came_back_goes_on(steps: int, goes_on: bool) -> None:
+    ours, other = filled(steps=steps), FrameReplayBuffer(40, SPACE, ACTIONS, "cpu", n_steps=3)
+    write_rows(other, 0, read_rows(ours, 0, rows_stored(ours)))
+    other.pos, other.full = ours.pos, ours.full
+    obs = stream(np.random.default_rng(1), steps + 1, 3, "repeated")[-1].obs if goes_on else np.ones(SPACE.shape)
+    step = obs[None], np.concatenate([obs[None, 1:], obs[None, :1]], axis=1), np.ones(1), np.ones(1), np.zeros(1), [{}]
+    samples = []
+    for buffer in (ours, other):
+        buffer.add(*step)
+        np.random.seed(0)  # noqa: NPY002 - what SB3's buffers draw from
+        samples.append(buffer.sample(200))
+    for one, another in zip(*samples, strict=True):
+        assert torch.equal(one, another)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

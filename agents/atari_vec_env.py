@@ -10,9 +10,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from snnrl.envs import Progress
 from snnrl.envs.atari import AtariGames, AtariProtocol
-from snnrl.envs.seeded_games import SeededGames
+from snnrl.envs.seeded_games import GameProgress, SeededGames
 
 
 class AtariVecEnv(VecEnv):
@@ -23,7 +22,7 @@ class AtariVecEnv(VecEnv):
     the whole game and the unclipped rewards, as SB3's Monitor below its AtariWrapper does.
 
     Raises:
-        UserError: there is no game of this name.
+        UserError: there is no game of this name, or its ROM is missing.
     """
 
     def __init__(self, game: str, count: int, protocol: AtariProtocol, seed: int) -> None:
@@ -83,7 +82,7 @@ class AtariVecEnv(VecEnv):
         Raises:
             UserError: the progress is that of other games.
         """
-        games: Sequence[Progress] = progress["games"]
+        games: Sequence[GameProgress] = progress["games"]
         self._observations = self._games.restore(games)
         self._returns[:], self._lengths[:] = progress["returns"], progress["lengths"]
         return self._observations

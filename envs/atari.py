@@ -1,6 +1,8 @@
 """Games of the Arcade Learning Environment, many at once in ale-py's C++ environment, resumable to the frame."""
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -69,6 +71,28 @@ PROTOCOLS = {
 et al. 2018 (arXiv 1709.06009, Sec. 5), with ALE's frame skip of 4 and the game's own actions."""
 
 
+UNPLAYABLE = frozenset({"combat", "joust", "maze_craze", "warlords"})
+"""Games that ale-py lists but its emulator refuses, ending the process."""
+
+KEEPS_STATE = frozenset(
+    {
+        "crossbow",
+        "hangman",
+        "haunted_house",
+        "ice_hockey",
+        "kung_fu_master",
+        "pooyan",
+        "sir_lancelot",
+        "space_war",
+        "surround",
+        "time_pilot",
+        "yars_revenge",
+    }
+)
+"""Games that keep something over a reset without a seed: of two emulators with one seed, one played and one did not;
+after as many resets, their RAM differed."""
+
+
 def read_protocol(given: str | AtariProtocol | Mapping[str, Any]) -> AtariProtocol:
     """Return a protocol by its name or from its fields.
 
@@ -84,8 +108,8 @@ def read_protocol(given: str | AtariProtocol | Mapping[str, Any]) -> AtariProtoc
 
 @cache
 def games() -> tuple[str, ...]:
-    """Return the names of all games that ale-py brings, such as ``pong`` and ``ms_pacman``."""
-    return tuple(sorted(roms.get_all_rom_ids()))
+    """Return the names of all games that ale-py can play, such as ``pong`` and ``ms_pacman``."""
+    return tuple(sorted(set(roms.get_all_rom_ids()) - UNPLAYABLE))
 
 
 def find_game(name: str) -> str:
@@ -118,29 +142,14 @@ class AtariGames:
     """``count`` games of one kind, stepped together; each is determined by its seed and its actions.
 
     Raises:
-        UserError: there is no game of this name.
+        UserError: there is no game of this name, or its ROM is missing.
     """
 
     def __init__(self, game: str, count: int, protocol: AtariProtocol) -> None:
         self.game = find_game(game)
         self.count = count
         self.protocol = protocol
-        self._emulators = AtariVectorEnv(
-            game,
-            count,
-            max_num_frames_per_episode=protocol.most_frames,
-            repeat_action_probability=protocol.sticky,
-            full_action_space=protocol.full_actions,
-            img_height=protocol.size,
-            img_width=protocol.size,
-            stack_num=protocol.stack,
-            frameskip=protocol.frame_skip,
-            maxpool=protocol.frame_skip > 1,
-            noop_max=protocol.noops,
-            life_loss_info=True,
-            reward_clipping=False,
-            use_fire_reset=protocol.fire_reset,
-        )
+        self._emulators = _emulators(game, count, protocol)
         self.observation_space = self._emulators.single_observation_space
         actions = self._emulators.single_action_space
         assert isinstance(actions, spaces.Discrete)
@@ -148,14 +157,21 @@ class AtariGames:
         self._fires = protocol.fire_reset and Action.FIRE in list(self._emulators.ale.get_action_set())[:2]
         self._fire_next = np.zeros(count, bool)
 
-    def reset(self, seeds: Sequence[int], chosen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    @property
+    def repeatable(self) -> bool:
+        """Whether a reset without a seed depends only on the last seed and the resets since, not on what was played."""
+        # sticky actions are drawn from a generator that every frame advances
+        return not self.protocol.sticky and self.game not in KEEPS_STATE
+
+    def reset(self, seeds: Sequence[int | None], chosen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Begin the ``chosen`` games anew, or all of them, and return all observations ``(N, stack, size, size)``.
 
-        ``seeds``, below 2**32, has one entry for each game that begins.
+        ``seeds``, below 2**32, has one entry for each game that begins; None goes on from the seed before. A seed makes
+        the emulator load its game anew, which takes ten times as long.
         """
         chosen = np.ones(self.count, bool) if chosen is None else chosen
         self._fire_next &= ~chosen
-        lowest = np.array(seeds, np.int64) % 2**31  # the emulator takes 31 bits
+        lowest = np.array([-1 if seed is None else seed % 2**31 for seed in seeds])  # the emulator takes 31 bits
         observations: NDArray[np.uint8] = self._emulators.reset(seed=lowest, options={"reset_mask": chosen})[0]
         return observations
 
@@ -171,6 +187,31 @@ class AtariGames:
     def close(self) -> None:
         """Stop the emulators' threads."""
         self._emulators.close()
+
+
+def _emulators(game: str, count: int, protocol: AtariProtocol) -> AtariVectorEnv:
+    try:
+        with redirect_stdout(io.StringIO()):  # ale-py prints where ALE_ROMS_DIR leads
+            return AtariVectorEnv(
+                game,
+                count,
+                max_num_frames_per_episode=protocol.most_frames,
+                repeat_action_probability=protocol.sticky,
+                full_action_space=protocol.full_actions,
+                img_height=protocol.size,
+                img_width=protocol.size,
+                stack_num=protocol.stack,
+                frameskip=protocol.frame_skip,
+                maxpool=protocol.frame_skip > 1,
+                noop_max=protocol.noops,
+                life_loss_info=True,
+                reward_clipping=False,
+                use_fire_reset=protocol.fire_reset,
+            )
+    except OSError as error:
+        raise UserError(
+            f"the ROM of {game} is missing or altered; ale-py brings it: reinstall ale-py, or unset ALE_ROMS_DIR"
+        ) from error
 
 
 class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):

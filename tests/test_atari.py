@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from ale_py import ALEInterface, roms
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.env_checker import check_env as sb3_check
@@ -16,8 +18,8 @@ from stable_baselines3.common.monitor import Monitor
 from snnrl import SpikingDQN
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.envs import AtariGame
-from snnrl.envs.atari import PROTOCOLS, AtariGames, AtariProtocol, find_game, games
-from snnrl.envs.seeded_games import SeededGames
+from snnrl.envs.atari import KEEPS_STATE, PROTOCOLS, UNPLAYABLE, AtariGames, AtariProtocol, find_game, games
+from snnrl.envs.seeded_games import EPISODES_PER_SEED, SeededGames
 from snnrl.errors import UserError
 
 SHORT = PROTOCOLS["v4"].model_copy(update={"most_frames": 600})
@@ -93,6 +95,23 @@ def test_a_misspelt_game_is_named_with_the_right_one() -> None:
         find_game("Breakuot")
 
 
+def test_games_that_the_emulator_refuses_are_no_games() -> None:
+    refused = {game for game in roms.get_all_rom_ids() if ALEInterface.isSupportedROM(roms.get_rom_path(game)) is None}
+    assert refused == UNPLAYABLE
+    with pytest.raises(UserError, match="unknown Atari game 'joust'"):
+        AtariGame("joust")
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+def test_a_missing_rom_is_one_clear_line(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path / folder))
+    with pytest.raises(UserError, match=r"^the ROM of pong is missing.*reinstall ale-py, or unset ALE_ROMS_DIR$"):
+        AtariGame("pong")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # advice, such as on the shape of images
 def test_one_game_is_a_gymnasium_environment() -> None:
     env = AtariGame("pong", PROTOCOLS["v5"].changed(most_frames=400), render_mode="rgb_array")
@@ -114,34 +133,97 @@ def test_one_game_is_a_gymnasium_environment() -> None:
 # --- resumption
 
 
-@pytest.mark.parametrize(("game", "protocol"), [("pong", "v5"), ("breakout", "v4"), ("breakout", "v5")])
-def test_restored_games_go_on_as_if_never_stopped(game: str, protocol: str) -> None:
+def assert_restored(
+    game: str, protocol: AtariProtocol, steps: int, after: int, resets: tuple[int, ...] = ()
+) -> list[int]:
+    """Play, restore in a second one and play on in both; return the episodes that were restored."""
+
     def begin() -> SeededGames:
-        changes = {"most_frames": 700}
-        return SeededGames(AtariGames(game, 3, PROTOCOLS[protocol].model_copy(update=changes)), seed=7)
+        return SeededGames(AtariGames(game, 3, protocol), seed=7)
 
     ours = begin()
     count = int(ours.games.action_space.n)
-    ours.reset()
-    for chosen in actions(count, 260, 3):
+    observations = ours.reset()
+    for step, chosen in enumerate(actions(count, steps, 3)):
         _, observations = ours.step(chosen)
+        if step in resets:
+            observations = ours.reset()
     progress = json.loads(json.dumps(ours.progress()))
-    assert min(of_game["episode"] for of_game in progress) >= 1
     restored = begin()
     assert np.array_equal(restored.restore(progress), observations)
     assert restored.progress() == progress
-    for chosen in actions(count, 200, 3, seed=1):
+    for chosen in actions(count, after, 3, seed=1):
         for one, other in zip(ours.step(chosen), restored.step(chosen), strict=True):
             for a, b in zip(one, other, strict=True):
                 assert np.array_equal(a, b)
+    return [of_game["episode"] for of_game in progress]
+
+
+@pytest.mark.parametrize(
+    ("game", "protocol"), [("pong", "v5"), ("breakout", "v4"), ("breakout", "v5"), ("yars_revenge", "v4")]
+)
+def test_restored_games_go_on_as_if_never_stopped(game: str, protocol: str) -> None:
+    long = PROTOCOLS[protocol].model_copy(update={"most_frames": 700})
+    assert min(assert_restored(game, long, 260, 200, resets=(30,))) >= 2
+
+
+@pytest.mark.parametrize("before_seed", [1, 0])
+def test_restored_games_go_on_beyond_the_next_seed(before_seed: int) -> None:
+    """Each episode takes five steps: the last before a seed is restored, and the first after it."""
+    short = PROTOCOLS["v4"].model_copy(update={"most_frames": 20})
+    steps = 5 * (EPISODES_PER_SEED - before_seed) + 3
+    assert set(assert_restored("breakout", short, steps, 40)) == {EPISODES_PER_SEED - before_seed}
+
+
+def test_games_that_end_at_different_times_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnrl.envs.seeded_games.EPISODES_PER_SEED", 3)
+    assert len(set(assert_restored("breakout", PROTOCOLS["v4"], 900, 400))) > 1
+
+
+def test_most_episodes_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int | None] = []
+    games = AtariGames("breakout", 1, PROTOCOLS["v4"])
+    reset = games.reset
+    monkeypatch.setattr(games, "reset", lambda seeds, chosen: given.extend(seeds) or reset(seeds, chosen))
+    begun = SeededGames(games, seed=0)
+    first = np.stack([begun.reset() for _ in range(EPISODES_PER_SEED + 1)])
+    assert [seed is not None for seed in given] == [True] + [False] * (EPISODES_PER_SEED - 1) + [True]
+    assert len(np.unique(first, axis=0)) > 10  # the no-ops still differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", games())
+def test_a_reset_repeats_whatever_was_played_except_in_the_games_listed(game: str) -> None:
+    emulators = [ALEInterface(), ALEInterface()]
+    for emulator in emulators:
+        emulator.setFloat("repeat_action_probability", 0.0)
+        emulator.setInt("random_seed", 5)
+        emulator.loadROM(roms.get_rom_path(game))
+    idle, played = emulators
+    legal = played.getMinimalActionSet()
+    alike = []
+    for steps in [0, 1, 7, 30, 100, 400]:
+        for action in actions(len(legal), steps)[:, 0]:
+            for _ in range(4):
+                if not played.game_over():
+                    played.act(legal[action])
+        idle.reset_game()
+        played.reset_game()
+        alike.append(np.array_equal(idle.getRAM(), played.getRAM()))
+    assert all(alike) == (game not in KEEPS_STATE)
 
 
 def test_progress_that_does_not_fit_is_refused() -> None:
     two = SeededGames(AtariGames("pong", 2, SHORT), seed=0)
+    with pytest.raises(UserError, match="nothing to restore"):
+        two.restore(two.progress())
     with pytest.raises(UserError, match="progress of 1 games cannot be restored in 2"):
-        two.restore([{"episode": 0, "actions": []}])
-    with pytest.raises(UserError, match="ends before its actions do"):
-        two.restore([{"episode": 0, "actions": [0] * 200}, {"episode": 0, "actions": []}])
+        two.restore([{"episode": 0, "actions": [], "seen": 0}])
+    two.reset()
+    one, other = two.progress()
+    for wrong in [{**one, "seen": 0}, {**one, "actions": [0] * 200}]:  # a game has 150 steps
+        with pytest.raises(UserError, match="the progress does not fit pong"):
+            two.restore([wrong, other])  # type: ignore[list-item]
 
 
 # --- in SB3's terms

@@ -17,6 +17,8 @@ from snnrl.envs import games, make, make_playable, read_protocol
 from snnrl.errors import UserError, did_you_mean
 from snnrl.runs import RunFolder
 
+ZOO = Path(str(resources.files("snnrl.agents.zoo")))
+
 
 class Opened(NamedTuple):
     """An agent, the environment it plays, and the file its weights come from."""
@@ -38,13 +40,9 @@ def title(env_id: str, env_kwargs: Mapping[str, Any]) -> str:
 
 
 def shipped_agents() -> dict[str, str]:
-    """Return the agents that come with the package: name to the first line of its card."""
-    files = sorted(resources.files("snnrl.agents.zoo").iterdir(), key=lambda file: file.name)
-    return {
-        file.name.removesuffix(".md"): file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        for file in files
-        if file.name.endswith(".md")
-    }
+    """Return the agents that come with the package, each a folder like a run's: name to its description."""
+    cards = sorted(ZOO.glob("*/summary.json"))
+    return {card.parent.name: str(RunFolder(card.parent).summary().get("description", "")) for card in cards}
 
 
 def open_agent(
@@ -107,7 +105,10 @@ def _find(name: str, T: int | None) -> Path:
         return zipped
     shipped = shipped_agents()
     if name in shipped:
-        return Path(str(resources.files("snnrl.agents.zoo") / f"{name}.zip"))
+        return _stage_agent(ZOO / name, T)
+    folder, _, stage = name.partition("/")
+    if folder in shipped and (ZOO / folder / f"{stage}.zip").is_file():
+        return ZOO / folder / f"{stage}.zip"
     raise UserError(f"no agent {name!r}: not a run folder, not a file{did_you_mean(name, shipped) if shipped else ''}")
 
 

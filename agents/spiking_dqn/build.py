@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeIm
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.frame_replay import FrameReplayBuffer
+from snnrl.agents.prioritized_replay import PrioritizedReplayBuffer
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.agents.spiking_dqn.config import Network, Recipe
+from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe
 from snnrl.agents.spiking_dqn.conversion import without_batch_norm
 from snnrl.envs import Progress, SeededEpisodes, games, make, read_protocol
 
@@ -76,7 +77,6 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
     Its network is the recipe's, or that of the agent that it is to be ``like``.
     """
     dqn = recipe.dqn
-    frames = isinstance(env, AtariVecEnv)
     if like is None:
         policy: Any = "MlpPolicy" if recipe.network.kind == "mlp" else "CnnPolicy"
         arguments = policy_arguments(recipe.network, T)
@@ -92,9 +92,7 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         gamma=dqn.gamma,
         train_freq=dqn.train_freq,
         gradient_steps=dqn.gradient_steps,
-        n_steps=1 if frames else dqn.n_steps,  # SB3 hands it to no buffer but its own
-        replay_buffer_class=FrameReplayBuffer if frames else None,
-        replay_buffer_kwargs={"n_steps": dqn.n_steps, "gamma": dqn.gamma} if frames else None,
+        **replay_arguments(dqn, env),
         target_update_interval=dqn.target_update_interval,
         exploration_fraction=dqn.exploration_fraction,
         exploration_initial_eps=dqn.exploration_initial_eps,
@@ -106,6 +104,17 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         seed=seed,
         device=recipe.device,
     )
+
+
+def replay_arguments(dqn: DQN, env: VecEnv) -> dict[str, Any]:
+    """Return the agent's keyword arguments for its replay buffer."""
+    if not isinstance(env, AtariVecEnv):
+        return {"n_steps": dqn.n_steps}
+    kwargs = {"n_steps": dqn.n_steps, "gamma": dqn.gamma}  # SB3 hands these to no buffer but its own
+    if dqn.priority_exponent == 0:
+        return {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": kwargs}
+    kwargs["exponent"] = dqn.priority_exponent
+    return {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": kwargs}
 
 
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:

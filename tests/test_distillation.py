@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnrl.distillation import LINEAR_RANGE, best_linear, distillation_loss
+from snnrl.distillation import LINEAR_RANGE, best_linear, distillation_loss, regret
 
 WEIGHTS = st.fixed_dictionaries(
     {
@@ -38,6 +38,13 @@ def test_the_scale_of_rewards_does_not_matter(seed: int, factor: float, weights:
     student, teacher = draw(seed, 16, 3), draw(seed + 1000, 16, 3)
     scaled = distillation_loss(factor * student, factor * teacher, **weights)
     assert float(scaled) == pytest.approx(float(distillation_loss(student, teacher, **weights)), rel=1e-6)
+
+
+def test_regret_by_hand() -> None:
+    teacher = torch.tensor([[1.0, 3.0], [4.0, 0.0]], dtype=torch.float64)
+    assert regret(teacher + 7, teacher) == 0
+    wrong_once = torch.tensor([[2.0, 2.5], [0.0, 0.1]], dtype=torch.float64)
+    assert regret(wrong_once, teacher) == pytest.approx((0 + 4) / 2 / np.std([1, 3, 4, 0], ddof=1))
 
 
 def test_by_hand() -> None:

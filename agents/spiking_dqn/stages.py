@@ -13,9 +13,10 @@ from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
-from snnrl.agents.spiking_dqn.distil import Weights, distil, gather_play
+from snnrl.agents.spiking_dqn.distil import Weights, distil, gather_play, q_values
 from snnrl.agents.spiking_dqn.td import train
 from snnrl.conversion import ConversionReport
+from snnrl.distillation import regret
 from snnrl.files import write_atomically
 from snnrl.networks import calibrating
 from snnrl.pipeline import Result, StageFolder, run_stage
@@ -132,7 +133,10 @@ class Job:
         seed = self.seed(name)
         distilled = distil(student, starts, self.load(teacher), recipe, self.gate, folder, report, seed)
         self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
-        return {"gate_reward": distilled.reward, "start": distilled.start, "rounds": distilled.rounds}
+        play = self.calibration_play(student)
+        found = {"start": distilled.start, "rounds": distilled.rounds}
+        lost = regret(q_values(student, play), q_values(self.load(teacher), play))
+        return {"gate_reward": distilled.reward, **found, "regret": lost}
 
     def starts(
         self, name: str, T: int, done: list[Attempt], before: Attempt | None, result: Result

@@ -23,6 +23,10 @@ Report = Callable[[int, str], None]
 """Called with steps done and a text on how it goes."""
 
 
+RECENT = 20
+"""Training episodes whose mean reward is shown."""
+
+
 class Trained(NamedTuple):
     """What training came to: the best greedy reward, environment steps, and the training episodes' rewards in order."""
 
@@ -92,7 +96,8 @@ class _Progress(BaseCallback):
         if self.num_timesteps // every > self.evaluated // every:
             self.evaluated = self.num_timesteps
             self.evaluate(self.agent)
-        recent = self.episode_rewards[-20:]
+        if recent := self.episode_rewards[-RECENT:]:
+            self.logger.record(f"rollout/reward_mean_{RECENT}", float(np.mean(recent)))
         self.report(self.num_timesteps, f"reward {np.mean(recent):.1f}{self.rates}" if recent else "")
         return not self.enough
 

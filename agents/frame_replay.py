@@ -156,7 +156,7 @@ class FrameReplayBuffer(ReplayBuffer):
             ("after", after, (height, width)),
         ):
             places = sorted(place for place in aside if start <= place[0] < stop)
-            found[name] = np.array([aside[place] for place in places], np.uint8).reshape(-1, *shape)
+            found[name] = np.array([aside[place] for place in places], np.uint8).reshape(len(places), *shape)
             found[f"{name}_at"] = np.array(places, np.int64).reshape(-1, 2)
         return found
 

@@ -12,7 +12,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from snnrl.agents.foreign import ACTIVATIONS, ObservationStatistics, build_q_network, read_sb3_dqn, read_vecnormalize
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.agents.spiking_dqn.conversion import copy_in_order, load_weights
+from snnrl.agents.spiking_dqn.config import Recipe, env_settings
+from snnrl.agents.spiking_dqn.conversion import convert_agent, copy_in_order, load_weights
+from snnrl.agents.spiking_dqn.distil import calibration_play
+from snnrl.conversion import PERCENTILE
 from snnrl.envs import games, make, make_playable, read_protocol
 from snnrl.errors import UserError, did_you_mean
 from snnrl.runs import RunFolder
@@ -21,7 +24,7 @@ ZOO = Path(str(resources.files("snnrl.agents.zoo")))
 
 
 class Opened(NamedTuple):
-    """An agent, the environment it plays, and the file its weights come from."""
+    """An agent, the environment it plays, and what its weights come from: the file, and how they were converted."""
 
     agent: SpikingDQN
     env_id: str
@@ -52,19 +55,21 @@ def open_agent(
     protocol: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     T: int | None = None,
+    percentile: float | None = None,
     device: str = "auto",
     activation: str | None = None,
     vecnormalize: Path | None = None,
 ) -> Opened:
     """Return the agent, deciding in ``T`` timesteps if that is given.
 
-    From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T. An Atari
-    agent plays under the named ``protocol``, seeing and doing what it was trained to; ``env_kwargs`` replace all that
-    its file tells.
+    From a run folder the stage trained at ``T`` is taken, or else the one trained at the nearest larger T. An ordinary
+    agent is converted to ``T`` and not trained, its thresholds at ``percentile`` (default: the 90th) of the
+    pre-activations on its own play. An Atari agent plays under the named ``protocol``, seeing and doing what it was
+    trained to; ``env_kwargs`` replace all that its file tells.
 
     Raises:
-        UserError: there is no such agent, its environment is not known or another one, or ``T`` is given for an
-            ordinary network.
+        UserError: there is no such agent, its environment is not known or another one, its network cannot be
+            converted, or ``percentile`` is given where nothing is.
     """
     path = _find(name, T)
     agent = None if _is_sb3(path) else SpikingDQN.load(path, device=device)
@@ -79,9 +84,17 @@ def open_agent(
         agent = _read_foreign(path, env_id, env_kwargs, device, activation, vecnormalize)
     else:
         _check_spaces(env_id, env_kwargs, agent.observation_space.shape, getattr(agent.action_space, "n", None), path)
-    if T is not None and T != agent.T:
+    source = path.name
+    if T is not None and agent.T is None:
+        percentile = percentile or PERCENTILE
+        play = calibration_play(agent, Recipe(**env_settings(env_id, env_kwargs)), T)
+        agent, _ = convert_agent(agent, play.numpy(), T=T, percentile=percentile)
+        source = f"{source}, converted at the {percentile:g}th percentile"
+    elif percentile is not None:
+        raise UserError("a percentile sets the thresholds of an ordinary agent that is converted: give one, and --T")
+    elif T is not None and T != agent.T:
         agent.reduce_to(T)
-    return Opened(agent, env_id, env_kwargs, path.name)
+    return Opened(agent, env_id, env_kwargs, source)
 
 
 def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None) -> dict[str, Any]:

@@ -54,11 +54,15 @@ class AtariProtocol(BaseModel):
         """Return the named protocol with the same observations and actions, for an agent trained under this one."""
         return PROTOCOLS[name].changed(**{field: getattr(self, field) for field in _VIEW})
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from the protocol of this name."""
+        named = PROTOCOLS[self.name].model_dump()
+        return {field: value for field, value in self.model_dump().items() if value != named[field]}
+
     def __str__(self) -> str:
         """The name, and what differs from the protocol of that name."""
-        named = PROTOCOLS[self.name].model_dump()
-        changes = [f"{field} {value}" for field, value in self.model_dump().items() if value != named[field]]
-        return ", ".join([self.name, *changes])
+        return ", ".join([self.name, *(f"{field} {value}" for field, value in self.changes.items())])
 
 
 _VIEW = ("frame_skip", "stack", "size", "full_actions")

@@ -52,14 +52,15 @@ def _compress(values: Tensor) -> Tensor:
     return values.sign() * torch.log1p(values.abs())
 
 
-def best_linear(features: Tensor, answers: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+def best_linear(features: Tensor, answers: Tensor, ridge: float = 1e-3, *, bias: bool = True) -> tuple[Tensor, Tensor]:
     """Return weight ``(K, H)`` and bias ``(K,)`` of the linear layer that maps features to answers best.
 
     Ridge regression, argmin_W sum |F W^T + b - Y|^2 + ridge * mean_i C_ii |W|^2 with C the features' covariance,
-    ``features`` ``(N, H)``, ``answers`` ``(N, K)``; the bias is not penalised.
+    ``features`` ``(N, H)``, ``answers`` ``(N, K)``; the bias is not penalised. Without ``bias``, b is zero and C the
+    features' second moments.
     """
     features, answers = features.double(), answers.double()
-    centre, mean = features.mean(0), answers.mean(0)
+    centre, mean = features.mean(0) * bias, answers.mean(0) * bias
     deviations = features - centre
     covariance = deviations.T @ deviations / len(features)
     penalty = ridge * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)

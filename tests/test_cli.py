@@ -166,7 +166,8 @@ def balancer() -> SpikingDQN:
         ("eval RUN --episodes 0", "episodes: input should be"),
         ("eval RUN --seed -1", "seed: input should be"),
         ("eval RUN --devise cpu", "did you mean --device?"),
-        ("eval RUN/ann.zip --T 3", "an ordinary network has no timesteps to lower"),
+        ("eval RUN/ann.zip --percentile 99", "a percentile sets the thresholds of an ordinary agent that is converted"),
+        ("eval RUN/ann.zip --T 3 --percentile 0", "percentile: input should be greater than 0"),
         ("eval RUN --env Acrobot-v1", "sees observations of shape (4,), Acrobot-v1 gives (6,)"),
         ("convert nothing.zip", "no agent 'nothing.zip'"),
         ("convert RUN/ann.zip --out RUN/T1.zip", "exists: give another --out"),
@@ -316,6 +317,16 @@ def test_eval(call: Call, place: Path, tiny: str) -> None:
     again = json.loads(out.splitlines()[-1])
     assert again["rewards"] == found["rewards"]
     assert again["energy_ratio"] == found["energy_ratio"]
+
+
+def test_eval_converts_an_ordinary_agent(call: Call, place: Path, tiny: str) -> None:
+    options = ["--T", "2,20", "--percentile", "99.7", "--episodes", "2", "--json", "--device", "cpu"]
+    code, out, _ = call("eval", place / "run" / "ann.zip", *options)
+    results = json.loads(out.splitlines()[-1])["results"]
+    assert code == 0
+    assert [result["T"] for result in results] == [2, 20]
+    assert {result["agent"] for result in results} == {"ann.zip, converted at the 99.7th percentile"}
+    assert all(result["spike_rate"].keys() == {"fc1"} for result in results)
 
 
 def test_list(call: Call) -> None:

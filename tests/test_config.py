@@ -1,15 +1,17 @@
 """Recipes: every mistake is one line that names the place."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training
+from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training, env_settings
 from snnrl.agents.spiking_dqn.stages import fine_tuning
 from snnrl.config import check_device, explain, read_recipe, recipe_names, validate
+from snnrl.envs import read_protocol
 from snnrl.errors import UserError
 
 GROUPS: dict[str, type[BaseModel]] = {
@@ -70,6 +72,10 @@ def test_any_unknown_key_is_named(key: str, group: str) -> None:
         ),
         ({"env": "A", "schedule": []}, "the schedule  must fall strictly, down to at least 1, such as 5,3,1"),
         ({"env": "A", "T": 2, "reduce_to": 3}, "reduce_to 3 is above T 2: give 1 <= reduce_to <= T"),
+        (
+            {"env": "A", "network": {"batch_norm": True, "bias": False}},
+            "network.batch_norm becomes a bias when it is folded: turn it off, or network.bias on",
+        ),
         ({"env": "A", "device": "tpu"}, "unknown device 'tpu': choose auto, cpu or cuda"),
     ],
 )
@@ -125,6 +131,33 @@ def test_shipped_recipes(name: str) -> None:
     assert len(recipe_names()[name]) > 20
     assert not recipe_names()[name].startswith("#")
     assert Recipe.model_validate(found.model_dump(mode="json")) == found
+
+
+def test_the_recipes_for_a_single_frame() -> None:
+    ours, paper = read_recipe("pong-1frame", Recipe), read_recipe("pong-paper", Recipe)
+    for found in (ours, paper):
+        assert str(read_protocol(found.env_kwargs["protocol"])) == "v4, stack 1"
+    assert (ours.steps, ours.reduction.loss, ours.network) == (
+        (5, 4, 3, 2, 1),
+        "distill",
+        read_recipe("pong", Recipe).network,
+    )
+    assert (paper.steps, paper.reduction.loss) == ((5, 3, 1), "td")
+    assert paper.network == Network(kind="nature", features=512, bias=False, neuron="if")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"env": "CartPole-v1"},
+        {"env": "pong", "protocol": "v4", "atari": {}},
+        {"env": "pong", "protocol": "v5", "atari": {"stack": 1, "noops": 7}},
+    ],
+)
+def test_the_settings_of_an_environment_make_it_again(fields: dict[str, Any]) -> None:
+    recipe = Recipe(**fields)
+    assert env_settings(recipe.env, recipe.env_kwargs) == fields
+    assert env_settings(recipe.env, Recipe(**env_settings(recipe.env, recipe.env_kwargs)).env_kwargs) == fields
 
 
 def test_steps() -> None:

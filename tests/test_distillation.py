@@ -112,6 +112,16 @@ def test_best_linear_recovers_a_linear_map(seed: int, width: int) -> None:
     np.testing.assert_allclose(found_bias, bias, rtol=1e-4, atol=1e-4)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 999), st.integers(1, 5))
+def test_best_linear_without_bias(seed: int, width: int) -> None:
+    features, answers = draw(seed, 40, width) + 1, draw(seed + 1, 40, 2)
+    weight, bias = best_linear(features, answers, ridge=1e-9, bias=False)
+    expected = np.linalg.lstsq(features.numpy(), answers.numpy(), rcond=None)[0].T
+    np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-4)
+    assert bias.tolist() == [0, 0]
+
+
 def test_features_that_never_change() -> None:
     features = torch.cat([draw(0, 30, 2), torch.zeros(30, 1), torch.ones(30, 1)], dim=1).float()
     answers = features[:, :1] * 2 + 3

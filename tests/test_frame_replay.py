@@ -160,19 +160,21 @@ def test_sb3s_dqn_learns_from_it_what_it_learns_from_its_own() -> None:
 # --- as a file
 
 
-def filled(size: int = 40, steps: int = 55) -> FrameReplayBuffer:
-    buffer = FrameReplayBuffer(size, SPACE, ACTIONS, "cpu", n_steps=3)
-    for step in stream(np.random.default_rng(1), steps, 3, "repeated"):
+def filled(size: int = 40, steps: int = 55, stack: int = 3) -> FrameReplayBuffer:
+    space = spaces.Box(0, 255, (stack, SIZE, SIZE), np.uint8)
+    buffer = FrameReplayBuffer(size, space, ACTIONS, "cpu", n_steps=3)
+    for step in stream(np.random.default_rng(1), steps, stack, "repeated"):
         infos = [{"TimeLimit.truncated": step.truncated and step.done}]
         action, reward, done = np.array([step.action]), np.array([step.reward]), np.array([step.done])
         buffer.add(step.obs[None], step.next_obs[None], action, reward, done, infos)
     return buffer
 
 
+@pytest.mark.parametrize("stack", [1, 3])
 @pytest.mark.parametrize("steps", [1, 30, 55])
-def test_a_buffer_comes_back_from_its_rows(steps: int) -> None:
-    ours = filled(steps=steps)
-    other = FrameReplayBuffer(40, SPACE, ACTIONS, "cpu", n_steps=3)
+def test_a_buffer_comes_back_from_its_rows(steps: int, stack: int) -> None:
+    ours = filled(steps=steps, stack=stack)
+    other = FrameReplayBuffer(40, ours.observation_space, ACTIONS, "cpu", n_steps=3)
     stored = rows_stored(ours)
     for start, stop in ((0, stored // 2), (stored // 2, stored)):
         write_rows(other, start, read_rows(ours, start, stop))

@@ -16,9 +16,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.library import open_agent, shipped_agents
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.envs.atari import PROTOCOLS
 from snnrl.errors import UserError
+from snnrl.networks import neurons_of
 from snnrl.runs import RunFolder
 
 EXAMPLE = Path(__file__).parents[2] / "shared" / "data" / "sb3" / "dqn-CartPole-v1.zip"
@@ -239,10 +242,40 @@ def test_an_sb3_file_does_not_tell_its_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ours", "foreign"])
-def test_an_ordinary_network_has_no_timesteps(tmp_path: Path, kind: str) -> None:
+def test_an_ordinary_agent_is_converted_untrained(tmp_path: Path, kind: str) -> None:
     ours(tmp_path / "agent.zip", None) if kind == "ours" else foreign(tmp_path / "agent.zip")
-    with pytest.raises(UserError, match="no timesteps to lower: convert it first"):
-        open_agent(str(tmp_path / "agent"), "CartPole-v1", T=3)
+    thresholds = []
+    for percentile, name in ((None, "90th"), (90.0, "90th"), (99.7, "99.7th")):
+        opened = open_agent(str(tmp_path / "agent"), "CartPole-v1", T=3, percentile=percentile)
+        assert (opened.agent.T, opened.source) == (3, f"agent.zip, converted at the {name} percentile")
+        thresholds.append([neuron.spike_value for neuron in neurons_of(opened.agent.q_net).values()])
+    assert thresholds[0] == thresholds[1]
+    assert thresholds[0][0] < thresholds[2][0]
+    ordinary = open_agent(str(tmp_path / "agent"), "CartPole-v1").agent
+    many = open_agent(str(tmp_path / "agent"), "CartPole-v1", T=1000, percentile=100).agent
+    met = 0.02 * states()  # within what was played
+    np.testing.assert_allclose(q_values(many, met), q_values(ordinary, met), atol=0.01)
+
+
+def test_a_percentile_without_a_conversion_is_refused(tmp_path: Path) -> None:
+    ours(tmp_path / "ann.zip", None)
+    ours(tmp_path / "T3.zip", 3)
+    for name, T in (("ann", None), ("T3", 1), ("T3", None)):
+        with pytest.raises(UserError, match="sets the thresholds of an ordinary agent that is converted"):
+            open_agent(str(tmp_path / name), T=T, percentile=99.0)
+
+
+def test_an_atari_agent_is_converted_on_what_it_sees(tmp_path: Path) -> None:
+    protocol = PROTOCOLS["v4"].changed(stack=1, size=42)
+    env = AtariVecEnv("pong", 1, protocol, seed=0)
+    network = {"network": "small", "features_dim": 8}
+    kwargs = {"features_extractor_kwargs": network, "bias": False, "neuron": "if"}
+    SpikingDQN("CnnPolicy", env, T=None, buffer_size=1, policy_kwargs=kwargs, device="cpu").save(tmp_path / "ann")
+    env.close()
+    opened = open_agent(str(tmp_path / "ann"), T=2)
+    assert opened.agent.observation_space.shape == (1, 42, 42)
+    assert opened.title == "pong v4, stack 1, size 42"
+    assert opened.agent.T == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x05\x06" + 18 * b"\0", b"\0" * 1000])

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snnrl.errors import did_you_mean
-from snnrl.neurons import GAMMA, LIF, NEURONS, ExpandTime, SpikeCount, fire, lif_scan, linear_surrogate, sum_over_time
+from snnrl.neurons import (
+    GAMMA,
+    IF,
+    LIF,
+    NEURONS,
+    ExpandTime,
+    SpikeCount,
+    fire,
+    lif_scan,
+    linear_surrogate,
+    sum_over_time,
+)
 from snnrl.neurons.lif import SMALLEST_THRESHOLD
 from snnrl.neurons.neuron import positive_percentile
 
@@ -367,6 +378,22 @@ def test_layer_folds_time_into_the_batch(steps: int) -> None:
     assert "encoder" not in repr(later)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_without_leak_it_is_a_leaky_neuron_that_never_leaks(steps: int) -> None:
+    current = torch.randn(3, 7, generator=torch.Generator().manual_seed(4))
+    found = []
+    for layer in (IF(steps, threshold=0.4, encoder=True), LIF(steps, threshold=0.4, leak=1.0, encoder=True)):
+        inputs = current.clone().requires_grad_()
+        spikes = layer(inputs)
+        (spikes * torch.arange(spikes.numel()).view_as(spikes)).sum().backward()
+        layer.constrain()
+        assert inputs.grad is not None
+        assert layer.threshold.grad is not None
+        found.append((spikes, inputs.grad, layer.threshold.grad))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    assert list(IF(steps).state_dict()) == [name for name, _ in IF(steps).named_parameters()] == ["threshold"]
+
+
 def test_layer_keeps_nothing_between_forwards() -> None:
     layer = LIF(4, threshold=0.7, encoder=True)
     current = torch.rand(3, 6)
@@ -442,7 +469,7 @@ def test_expand_time_repeats_rows_and_their_number() -> None:
 
 
 def test_known_neurons() -> None:
-    assert NEURONS["lif"] is LIF
+    assert NEURONS == {"lif": LIF, "if": IF}
     assert did_you_mean("lif_", NEURONS) == "; did you mean 'lif'?"
     assert did_you_mean("banana", NEURONS) == f"; known: {', '.join(sorted(NEURONS))}"
 

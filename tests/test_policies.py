@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from snnrl.agents.spiking_dqn import SlottedCNN, SlottedCombined, SpikingDQN, SpikingMlpPolicy
 from snnrl.agents.spiking_dqn.conversion import convert_agent
+from snnrl.agents.spiking_dqn.distil import align_head, q_values
 from snnrl.errors import UserError
 from snnrl.networks import neurons_of
 from worlds import FAST, POLICIES, World, batch_of, row, same, small_agent
@@ -74,6 +75,14 @@ def test_a_network_without_spikes_says_so():
         ({"T": 1001}, "from 1 to 1000"),
         ({"T": "2"}, "from 1 to 1000"),
         ({"policy_kwargs": {"neuron": "life"}}, "did you mean 'lif'"),
+        (
+            {
+                "env": World(spaces.Box(0, 255, (1, 36, 36), np.uint8)),
+                "policy": "CnnPolicy",
+                "policy_kwargs": {"bias": False, "features_extractor_kwargs": {"batch_norm": True}},
+            },
+            "batch-norm becomes a bias when it is folded",
+        ),
         ({"env": World(spaces.Dict({"a": spaces.Discrete(2)})), "policy": SpikingMlpPolicy}, "MultiInputPolicy"),
         ({"env": World(spaces.Discrete(2)), "policy": "MultiInputPolicy"}, "needs Dict observations"),
         ({"env": World(spaces.Box(0, 1, (4,))), "policy": "CnnPolicy"}, "needs images"),
@@ -86,6 +95,33 @@ def test_mistakes_are_told_in_one_line(kwargs, message):
     with pytest.raises(UserError, match=message) as error:
         SpikingDQN(**kwargs)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_without_bias_and_leak_conversion_adds_none(policy):
+    ordinary = small_agent(policy, None, policy_kwargs={"bias": False, "neuron": "if", "dueling": True}).learn(40)
+    observations = batch_of(ordinary.observation_space, 64)
+    if policy == "MultiInputPolicy":
+        agent = small_agent(policy, 2, policy_kwargs={"bias": False, "neuron": "if"}).learn(40)
+    else:
+        agent, _ = convert_agent(ordinary, observations, T=2)
+        agent.learn(40)
+    for network in (ordinary.q_net, agent.q_net, agent.q_net_target):
+        assert {name.rpartition(".")[2] for name in network.state_dict()} <= {"weight", "threshold"}
+    assert len(neurons_of(agent.q_net)) == len([n for n in agent.q_net.state_dict() if n.endswith("threshold")])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_head_is_fitted_to_the_teachers_answers(bias):
+    agent = small_agent(T=3, policy_kwargs={"bias": bias})
+    observations = torch.from_numpy(batch_of(agent.observation_space, 400))
+    with torch.no_grad():
+        answers = 3 * agent.q_net(observations) + 2 * bias
+    before = [name for name in agent.q_net.state_dict() if name.endswith("bias")]
+    agent.q_net.q_net.head.reset_parameters()
+    align_head(agent, observations, answers)
+    torch.testing.assert_close(q_values(agent, observations), answers, rtol=0, atol=0.05 * float(answers.std()))
+    assert [name for name in agent.q_net.state_dict() if name.endswith("bias")] == before
 
 
 @pytest.mark.parametrize("dueling", [False, True])

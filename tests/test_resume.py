@@ -36,7 +36,11 @@ reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1
 gate: {episodes: 2}
 report_episodes: 2
 """
-RECIPES = {"distill": RECIPE, "td": RECIPE[: RECIPE.index("reduction")] + TD, "pong": PONG}
+SINGLE = PONG[: PONG.index("reduction")].replace("atari\nenv: pong", "pong-paper")
+SINGLE += (
+    "reduction: {td: {steps: 400, eval_every: 400, checkpoint_every: 150}}\ngate: {episodes: 2}\nreport_episodes: 2\n"
+)
+RECIPES = {"distill": RECIPE, "td": RECIPE[: RECIPE.index("reduction")] + TD, "pong": PONG, "pong-paper": SINGLE}
 
 
 def run(moment: str, recipe: Path, folder: Path) -> int:
@@ -75,6 +79,7 @@ MOMENTS = {
         ["ann@write:2", "ann@write:5", "T3@write:3", "T1@write:4", "T1@write:2"],
     ],
     "td": [["ann@1300", "T3@100", "T3@450", "T1@write:3", "T1@550"]],
+    "pong-paper": [["ann@500", "T2@170", "T1@write:2"]],
     "pong": [["ann@170", "ann@500", "ann@write:4", "ann@880", "T2@write:2", "T1@write:1"]],
 }
 

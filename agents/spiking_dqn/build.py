@@ -131,6 +131,7 @@ def policy_arguments(network: Network, T: int | None) -> dict[str, Any]:
         "T": T,
         "neuron": network.neuron,
         "dueling": network.dueling,
+        "bias": network.bias,
         "net_arch": list(network.net_arch),
     }
     if network.kind != "mlp":

@@ -112,16 +112,30 @@ def check_optimizer(state_dict: dict[str, Any], optimizer: torch.optim.Optimizer
                 raise problem
             groups.append({key: _like(value, theirs.get(key, value)) for key, value in ours.items()})
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, state in state_dict["state"].items():
-            shape = parameters[index].shape
-            for value in state.values():
-                if isinstance(value, Tensor) and not _fits(value.shape, shape):
-                    raise problem
+        states = {
+            index: {name: _laid_out(value, parameters[index]) for name, value in state.items()}
+            for index, state in state_dict["state"].items()
+        }
     except UserError:
         raise
     except Exception as error:  # whatever the file's values provoke
         raise problem from error
-    return {"state": state_dict["state"], "param_groups": groups}
+    return {"state": states, "param_groups": groups}
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    """Return a part of the state in the memory layout of its parameter: fused Adam goes by memory, not by index.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if not _fits(value.shape, parameter.shape):
+        raise ValueError
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:

@@ -1,5 +1,6 @@
 """The recipe of a spiking DQN experiment: a line per field, with its unit and, where it has one, its source."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -7,12 +8,13 @@ from pydantic.fields import FieldInfo
 
 from snnrl.agents.spiking_dqn.policy import MOST_STEPS
 from snnrl.config import check_device
-from snnrl.envs import PROTOCOLS, AtariProtocol, games
+from snnrl.envs import PROTOCOLS, AtariProtocol, games, read_protocol
 from snnrl.errors import UserError
 from snnrl.reduction import check_schedule, schedule
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Percentile = Annotated[float, Field(gt=0, le=100)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, AfterValidator(check_device)]
@@ -56,8 +58,16 @@ class Network(Settings):
     """Batch-norm after every convolution of the ordinary network; conversion folds it."""
     dueling: bool = False
     """Separate streams for value and advantage (arXiv 1511.06581)."""
-    neuron: Literal["lif"] = "lif"
-    """The kind of spiking neuron."""
+    bias: bool = True
+    """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
+    neuron: Literal["lif", "if"] = "lif"
+    """Leaky integrate-and-fire with a trained leak (lif), or without leak (if)."""
+
+    @model_validator(mode="after")
+    def _foldable(self) -> "Network":
+        if self.batch_norm and not self.bias:
+            raise UserError("network.batch_norm becomes a bias when it is folded: turn it off, or network.bias on")
+        return self
 
 
 class DQN(Settings):
@@ -110,7 +120,7 @@ class Training(Settings):
 class Conversion(Settings):
     """From the ordinary network to the first spiking one."""
 
-    percentile: Annotated[float, Field(gt=0, le=100)] = 90.0
+    percentile: Percentile = 90.0
     """Of the pre-activations, for the thresholds (arXiv 2110.05929, Sec. 3)."""
 
 
@@ -218,3 +228,11 @@ class Recipe(Settings):
     def steps(self) -> tuple[int, ...]:
         """The stages' T."""
         return self.schedule or schedule(self.T, self.reduce_to, self.step)
+
+
+def env_settings(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a :class:`Recipe` by which it makes ``env`` with these ``env_kwargs``."""
+    if env not in games():
+        return {"env": env}
+    protocol = read_protocol(env_kwargs["protocol"])
+    return {"env": env, "protocol": protocol.name, "atari": protocol.changes}

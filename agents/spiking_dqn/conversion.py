@@ -37,7 +37,7 @@ def convert_agent(
         raise UserError(f"the extractor {name} cannot be converted: derive it from SlottedExtractor")
     tensor, _ = ordinary.policy.obs_to_tensor(observations)
     inputs = preprocess_obs(tensor, ordinary.observation_space, ordinary.policy.normalize_images)
-    conversion = convert(_Body(ordinary.q_net), inputs, steps=T, percentile=percentile)
+    conversion = convert(_Body(ordinary.q_net), inputs, steps=T, percentile=percentile, neuron=ordinary.q_net.neuron)
     spiking = remake(ordinary, T)
     load_weights(spiking, conversion.network.body.state_dict())
     return spiking, conversion.report

@@ -20,6 +20,12 @@ from snnrl.pipeline import STOP, StageFolder
 
 Report = Callable[[int, str], None]
 Weights = dict[str, Tensor]
+CALIBRATION = 512
+"""Observations on which thresholds are set."""
+
+CALIBRATION_ROWS = 6400
+"""Only so many of them that T times as many rows are these: 0.3 GB of spikes in the Nature network's first layer."""
+
 Gate = Callable[[SpikingDQN], tuple[float, bool]]
 """Returns the gated reward of an agent, and whether it is enough."""
 
@@ -230,9 +236,11 @@ def align_head(student: SpikingDQN, observations: Tensor, answers: Tensor) -> No
     hook = head.register_forward_pre_hook(lambda _, given: inputs.append(sum_over_time(given[0], student.T).cpu()))
     q_values(student, observations)
     hook.remove()
-    weight, bias = best_linear(torch.cat(inputs), answers)
+    has_bias = isinstance(head.bias, Tensor)
+    weight, bias = best_linear(torch.cat(inputs), answers, bias=has_bias)
     head.weight.copy_(weight)
-    head.bias.copy_(bias / student.T)  # it is added at every step
+    if has_bias:
+        head.bias.copy_(bias / student.T)  # it is added at every step
 
 
 def gather_play(player: SpikingDQN, recipe: Recipe, frames: int, seed: int) -> Tensor:
@@ -251,6 +259,13 @@ def gather_play(player: SpikingDQN, recipe: Recipe, frames: int, seed: int) -> T
         observations, _, _, _ = envs.step(actions)
     envs.close()
     return torch.from_numpy(np.concatenate(seen))
+
+
+def calibration_play(player: SpikingDQN, recipe: Recipe, T: int) -> Tensor:
+    """Return observations of an agent's play, in random order, on which the thresholds of ``T`` timesteps are set."""
+    seed = episode_seeds(recipe.seed, "play", 1)[0]
+    play = gather_play(player, recipe, CALIBRATION, seed)
+    return play[np.random.default_rng(seed).permutation(len(play))[: CALIBRATION_ROWS // T]]
 
 
 @torch.no_grad()

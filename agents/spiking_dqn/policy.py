@@ -36,6 +36,7 @@ from snnrl.networks import (
     mlp,
     neurons_of,
     reset_rows,
+    without_bias,
 )
 from snnrl.neurons import NEURONS, sum_over_time
 
@@ -62,16 +63,20 @@ class SpikingQNetwork(QNetwork):
         T: int | None = 1,
         neuron: str = "lif",
         dueling: bool = False,
+        bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.T = T
         self.neuron = neuron
         self.dueling = dueling
+        self.bias = bias
         build = DuelingMLP if dueling else mlp
         self.q_net = build(  # type: ignore[assignment]
             self.features_dim, self.net_arch, int(self.action_space.n), self.activation_fn
         )
+        if not bias:
+            without_bias(self)
         if T is not None:
             self._fill(T)
 
@@ -128,14 +133,16 @@ class SpikingQNetwork(QNetwork):
         self.T = steps
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"T": self.T, "neuron": self.neuron, "dueling": self.dueling}
+        spiking = {"T": self.T, "neuron": self.neuron, "dueling": self.dueling, "bias": self.bias}
+        return super()._get_constructor_parameters() | spiking
 
 
 class SpikingDQNPolicy(DQNPolicy):
     """SB3's DQN policy around a :class:`SpikingQNetwork`.
 
     Added to SB3's arguments: ``T`` timesteps per decision (None: the ordinary network), the kind of ``neuron``,
-    ``dueling`` (value and advantage streams) and ``carry`` (in ``predict``, potentials pass on to the next decision).
+    ``dueling`` (value and advantage streams), ``bias`` (False: no layer has one) and ``carry`` (in ``predict``,
+    potentials pass on to the next decision).
     """
 
     q_net: SpikingQNetwork
@@ -153,6 +160,7 @@ class SpikingDQNPolicy(DQNPolicy):
         T: int | None = 1,
         neuron: str = "lif",
         dueling: bool = False,
+        bias: bool = True,
         carry: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -172,7 +180,7 @@ class SpikingDQNPolicy(DQNPolicy):
             # SB3 tells its own extractors in the same way that floats can be images
             given = kwargs.get("features_extractor_kwargs") or {}
             kwargs["features_extractor_kwargs"] = given | {"normalized_image": True}
-        self.spiking: dict[str, Any] = {"T": T, "neuron": neuron, "dueling": dueling}
+        self.spiking: dict[str, Any] = {"T": T, "neuron": neuron, "dueling": dueling, "bias": bias}
         self.carry = carry
         super().__init__(
             observation_space, action_space, lr_schedule, net_arch, features_extractor_class=extractor, **kwargs

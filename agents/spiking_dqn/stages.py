@@ -13,7 +13,7 @@ from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
-from snnrl.agents.spiking_dqn.distil import Weights, distil, gather_play, q_values
+from snnrl.agents.spiking_dqn.distil import Weights, calibration_play, distil, q_values
 from snnrl.agents.spiking_dqn.td import train
 from snnrl.conversion import ConversionReport
 from snnrl.distillation import regret
@@ -28,9 +28,6 @@ Reporter = Callable[[str, int], Callable[[int, str], None]]
 
 HIGHER_PERCENTILES = (99.5,)
 """Tried beside the recipe's own, the better start being kept: thresholds that clip fewer activations."""
-
-CALIBRATION = 512
-"""Observations on which thresholds are set."""
 
 
 class Job:
@@ -133,7 +130,7 @@ class Job:
         seed = self.seed(name)
         distilled = distil(student, starts, self.load(teacher), recipe, self.gate, folder, report, seed)
         self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
-        play = self.calibration_play(student)
+        play = calibration_play(student, self.recipe, student.T or 1)
         found = {"start": distilled.start, "rounds": distilled.rounds}
         lost = regret(q_values(student, play), q_values(self.load(teacher), play))
         return {"gate_reward": distilled.reward, **found, "regret": lost}
@@ -152,7 +149,7 @@ class Job:
             found["handed over"] = previous.q_net.state_dict()
         if "ann" in self.results and (before is None or self.recipe.reduction.loss == "distill"):
             ordinary = self.load("ann")
-            observations = self.calibration_play(ordinary).numpy()
+            observations = calibration_play(ordinary, self.recipe, T).numpy()
             for percentile in self.percentiles:
                 converted, report = convert_agent(ordinary, observations, T=T, percentile=percentile)
                 found[f"converted at the {percentile:g}th percentile"] = converted.q_net.state_dict()
@@ -175,18 +172,13 @@ class Job:
         for advice in report.advice:
             self.say(f"{name}: {advice}")
 
-    def calibration_play(self, agent: SpikingDQN) -> torch.Tensor:
-        """Return observations of an agent's play on which thresholds are set."""
-        seed = episode_seeds(self.recipe.seed, "play", 1)[0]
-        return gather_play(agent, self.recipe, CALIBRATION, seed)
-
     @torch.no_grad()
     def reduce(self, agent: SpikingDQN, T: int) -> None:
         """Let a trained agent decide in ``T`` steps: its weights, leaks and thresholds, but none that silence a layer.
 
         At fewer steps less current comes together, and a threshold may never be reached.
         """
-        observations = self.calibration_play(agent).to(agent.device)
+        observations = calibration_play(agent, self.recipe, T).to(agent.device)
         agent.reduce_to(T)
         with calibrating(agent.q_net, self.recipe.conversion.percentile, lower_only=True):
             agent.q_net(observations)

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from snnrl.agents.library import open_agent
-from snnrl.agents.spiking_dqn.config import Recipe
+from snnrl.agents.spiking_dqn.config import Recipe, env_settings
 from snnrl.arguments import parse, positional
 from snnrl.commands.train import run_job
 from snnrl.config import read_recipe
@@ -58,7 +58,8 @@ def convert(arguments: Sequence[str]) -> int:
         activation=activation,
         vecnormalize=options.vecnormalize,
     )
-    recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields} | {"env": opened.env_id})
+    settings = {field: getattr(options, field) for field in Recipe.model_fields}
+    recipe = Recipe(**settings | env_settings(opened.env_id, opened.env_kwargs))
     run = RunFolder(options.run or options.out.with_suffix(""))
     summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
     *others, last = summary["stages"]

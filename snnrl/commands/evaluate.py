@@ -8,7 +8,7 @@ import tyro
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.evaluate import evaluate as evaluate_agent
 from snnrl.agents.library import open_agent, shipped_agents
-from snnrl.agents.spiking_dqn.config import Device, Positive, Seed, Settings, Share, Steps
+from snnrl.agents.spiking_dqn.config import Device, Percentile, Positive, Seed, Settings, Share, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json, rates
 
@@ -17,7 +17,9 @@ class EvalOptions(Settings):
     """Play episodes and show reward, spike rates and energy ratio."""
 
     T: tuple[Steps, ...] = ()
-    """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own."""
+    """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own. An ordinary agent is converted, untrained."""
+    percentile: Percentile | None = None
+    """Of the pre-activations, for the thresholds of an ordinary agent that is converted; default: 90."""
     episodes: Positive = 20
     """Episodes per T; every T plays the same starts."""
     seed: Seed = 0
@@ -48,7 +50,14 @@ def evaluate(arguments: Sequence[str]) -> int:
         report = display.stage("eval", len(options.T) or 1)
         for done, T in enumerate(options.T or (None,)):
             report(done, f"T={T}" if T else "")
-            opened = open_agent(name, options.env, protocol=options.protocol, T=T, device=options.device)
+            opened = open_agent(
+                name,
+                options.env,
+                protocol=options.protocol,
+                T=T,
+                percentile=options.percentile,
+                device=options.device,
+            )
             opened.agent.policy.carry = options.carry
             evaluation = evaluate_agent(
                 opened.agent,

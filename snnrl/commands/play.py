@@ -29,7 +29,7 @@ class PlayOptions(Settings):
     seed: Seed = 0
     """Of the starts."""
     T: Steps | None = None
-    """Timesteps; default: the agent's own."""
+    """Timesteps; default: the agent's own. An ordinary agent is converted, untrained."""
     env: str | None = None
     """Gymnasium id or Atari game; default: the environment that the agent was trained in."""
     protocol: Literal["v4", "v5"] | None = None

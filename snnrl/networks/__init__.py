@@ -1,6 +1,6 @@
 """Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
 
-from snnrl.networks.layers import block, conv_features, output_width
+from snnrl.networks.layers import block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.small_conv import small_conv
@@ -35,4 +35,5 @@ __all__ = [
     "reset_rows",
     "small_conv",
     "spike_counts",
+    "without_bias",
 ]

@@ -4,6 +4,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn, zeros
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from snnrl.errors import UserError
 
 
 def block(weights: nn.Module, norm: nn.Module | None = None, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -36,6 +39,19 @@ def conv_features(
         flat = output_width(nn.Sequential(parts), observation_shape)
         parts["fc1"] = block(nn.Linear(flat, features))
     return nn.Sequential(parts)
+
+
+def without_bias(network: nn.Module) -> None:
+    """Take the bias off every linear and convolutional layer, in place.
+
+    Raises:
+        UserError: the network has batch-norm, which conversion folds into biases.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            raise UserError("batch-norm becomes a bias when it is folded: a network without bias cannot have it")
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            layer.register_parameter("bias", None)
 
 
 def output_width(network: nn.Module, observation_shape: Sequence[int]) -> int:

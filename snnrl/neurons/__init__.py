@@ -1,15 +1,16 @@
 """Spiking neurons: the equations as functions, the kinds of neuron as modules."""
 
 from snnrl.neurons.functional import Scan, fire, lif_scan
-from snnrl.neurons.lif import LIF
+from snnrl.neurons.lif import IF, LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
 from snnrl.neurons.surrogate import GAMMA, linear_surrogate
 
-NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF}
+NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF}
 
 __all__ = [
     "GAMMA",
+    "IF",
     "LIF",
     "NEURONS",
     "ExpandTime",

@@ -56,3 +56,12 @@ class LIF(SpikingNeuron):
         """Clamp the leak to at most 1 and keep the threshold positive."""
         self.leak.clamp_(max=1.0)
         self.threshold.clamp_(min=SMALLEST_THRESHOLD)
+
+
+class IF(LIF):
+    """Integrate-and-fire: the leak is fixed at 1, as in the RL networks of the code of arXiv 2110.05929."""
+
+    def __init__(self, steps: int, threshold: float = 1.0, *, encoder: bool = False) -> None:
+        super().__init__(steps, threshold, encoder=encoder)
+        del self.leak  # from the parameters: it is neither trained nor stored
+        self.register_buffer("leak", torch.ones(()), persistent=False)

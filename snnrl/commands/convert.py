@@ -13,6 +13,7 @@ from snnrl.arguments import parse, positional
 from snnrl.commands.train import run_job
 from snnrl.config import read_recipe
 from snnrl.display import print_json
+from snnrl.envs import read_protocol
 from snnrl.errors import UserError
 from snnrl.files import write_atomically
 from snnrl.runs import RunFolder
@@ -58,7 +59,11 @@ def convert(arguments: Sequence[str]) -> int:
         activation=activation,
         vecnormalize=options.vecnormalize,
     )
-    recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields} | {"env": opened.env_id})
+    settings = {field: getattr(options, field) for field in Recipe.model_fields} | {"env": opened.env_id}
+    if opened.env_kwargs:
+        protocol = read_protocol(opened.env_kwargs["protocol"])
+        settings |= {"protocol": protocol.name, "atari": protocol.changes()}
+    recipe = Recipe(**settings)
     run = RunFolder(options.run or options.out.with_suffix(""))
     summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
     *others, last = summary["stages"]

@@ -54,7 +54,7 @@ class AtariProtocol(BaseModel):
 
     def seen_under(self, name: str) -> "AtariProtocol":
         """Return the named protocol with the same observations and actions, for an agent trained under this one."""
-        return PROTOCOLS[name].changed(**{field: getattr(self, field) for field in _VIEW})
+        return read_protocol(name).changed(**{field: getattr(self, field) for field in _VIEW})
 
     def changes(self) -> dict[str, Any]:
         """Return the fields that differ from the protocol of this name."""

@@ -18,6 +18,7 @@ from snnrl.agents.spiking_dqn.distil import calibration_play
 from snnrl.conversion import PERCENTILE
 from snnrl.envs import games, make, make_playable, read_protocol
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import quoted
 from snnrl.runs import RunFolder
 
 ZOO = Path(str(resources.files("snnrl.agents.zoo")))
@@ -77,6 +78,8 @@ def open_agent(
         env_kwargs = {} if agent is None else agent.env_kwargs
     if env_id is None and agent is not None:
         env_id = agent.env_id
+        if env_id is not None and ":" in env_id:  # gymnasium would import the module in front of it
+            raise UserError(f"{path} asks for code of its own, {quoted(env_id)}: give --env if you trust it")
     if env_id is None:
         raise UserError(f"{path} does not tell its environment: give --env")
     env_kwargs = _env_kwargs(env_id, env_kwargs, protocol)
@@ -103,6 +106,8 @@ def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None) ->
         if protocol is not None:
             raise UserError(f"{env_id} is no Atari game: it has no --protocol")
         return {}
+    if unknown := set(stored) - {"protocol"}:
+        raise UserError(f"an Atari game is made with a protocol alone, not with {quoted(min(unknown))}")
     found = read_protocol(stored.get("protocol", "v4"))
     return {"protocol": (found if protocol is None else found.seen_under(protocol)).model_dump()}
 
@@ -184,9 +189,10 @@ def _check_spaces(
     env = make_playable(env_id, **env_kwargs)
     found, choices = env.observation_space.shape, getattr(env.action_space, "n", None)
     env.close()
+    advice = "give another --env" + (", --atari.stack or --atari.size" if env_kwargs else "")
     channels_last = (shape[1], shape[2], shape[0]) if shape is not None and len(shape) == 3 else None
     if shape is not None and found not in (shape, channels_last):
-        raise UserError(f"{path} sees observations of shape {shape}, {env_id} gives {found}: give another --env")
+        raise UserError(f"{path} sees observations of shape {shape}, {env_id} gives {found}: {advice}")
     if choices != actions:
         raise UserError(f"{path} chooses among {actions} actions, {env_id} has {choices}: give another --env")
 

@@ -1,6 +1,6 @@
 """What an agent looks at; importing this package registers the environments under ``snnrl/`` with gymnasium."""
 
-from .atari import PROTOCOLS, AtariGame, AtariProtocol, games, read_protocol
+from .atari import PROTOCOLS, AtariGame, AtariProtocol, games, near_game, read_protocol
 from .cartpole import PixelCartPole, PixelCartPolePaper
 from .episodes import make_playable, open_episodes
 from .registration import ENVIRONMENTS, make, register
@@ -18,6 +18,7 @@ __all__ = [
     "games",
     "make",
     "make_playable",
+    "near_game",
     "open_episodes",
     "read_protocol",
 ]

@@ -1,6 +1,7 @@
 """Games of the Arcade Learning Environment, many at once in ale-py's C++ environment, resumable to the frame."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cache
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from snnrl.config import validate
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import quoted
 
 
 class AtariProtocol(BaseModel):
@@ -25,13 +27,13 @@ class AtariProtocol(BaseModel):
 
     name: Literal["v4", "v5"] = "v4"
     """The protocol from which the other fields come, or differ."""
-    frame_skip: Annotated[int, Field(ge=1)] = 4
+    frame_skip: Annotated[int, Field(ge=1, le=60)] = 4
     """Frames for which an action is held; the observation is the brighter of the last two, pixel by pixel."""
-    stack: Annotated[int, Field(ge=1)] = 4
+    stack: Annotated[int, Field(ge=1, le=16)] = 4
     """Observations that are shown together, the oldest first; black ones before the first."""
-    size: Annotated[int, Field(ge=8)] = 84
+    size: Annotated[int, Field(ge=8, le=512)] = 84
     """Height and width in pixels, grey."""
-    noops: Annotated[int, Field(ge=0)] = 30
+    noops: Annotated[int, Field(ge=0, le=3600)] = 30
     """A game begins with up to this many frames of doing nothing, drawn from the episode's seed."""
     sticky: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance by which a frame repeats the action before instead of the chosen one."""
@@ -39,7 +41,7 @@ class AtariProtocol(BaseModel):
     """Where FIRE starts the game, press it at the beginning and after every lost life."""
     full_actions: bool = False
     """All 18 actions instead of those that the game knows."""
-    most_frames: Annotated[int, Field(ge=1)] = 108_000
+    most_frames: Annotated[int, Field(ge=1, lt=2**31)] = 108_000
     """A game ends after this many frames: half an hour."""
     life_loss: bool = True
     """In training, a lost life ends the episode, as the agent sees it; the game goes on."""
@@ -52,7 +54,7 @@ class AtariProtocol(BaseModel):
 
     def seen_under(self, name: str) -> "AtariProtocol":
         """Return the named protocol with the same observations and actions, for an agent trained under this one."""
-        return PROTOCOLS[name].changed(**{field: getattr(self, field) for field in _VIEW})
+        return read_protocol(name).changed(**{field: getattr(self, field) for field in _VIEW})
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -98,16 +100,22 @@ after as many resets, their RAM differed."""
 
 
 def read_protocol(given: str | AtariProtocol | Mapping[str, Any]) -> AtariProtocol:
-    """Return a protocol by its name or from its fields.
+    """Return a protocol by its name or from its fields; those left out are as under its ``name``.
 
     Raises:
         UserError: there is none of this name, or a field is unknown or out of range.
     """
+    if isinstance(given, AtariProtocol):
+        return given
     if isinstance(given, str):
         if given not in PROTOCOLS:
-            raise UserError(f"unknown protocol {given!r}{did_you_mean(given, PROTOCOLS)}")
+            raise UserError(f"unknown protocol {quoted(given)}{did_you_mean(given, PROTOCOLS)}")
         return PROTOCOLS[given]
-    return given if isinstance(given, AtariProtocol) else validate(AtariProtocol, dict(given), "protocol")
+    if not isinstance(given, Mapping):
+        raise UserError(f"a protocol is a name, such as 'v4', or a mapping of its fields, not {quoted(given)}")
+    name = given.get("name")
+    named = PROTOCOLS[name].model_dump() if isinstance(name, str) and name in PROTOCOLS else {}
+    return validate(AtariProtocol, {**named, **given}, "protocol")
 
 
 @cache
@@ -123,9 +131,14 @@ def find_game(name: str) -> str:
         UserError: there is none; the nearest name is given.
     """
     if name not in games():
-        near = did_you_mean(name.lower().replace("-", "_"), games())
-        raise UserError(f"unknown Atari game {name!r}{near}")
+        raise UserError(f"unknown Atari game {name!r}{did_you_mean(near_game(name), games())}")
     return name
+
+
+def near_game(name: str) -> str:
+    """Return a game's name, such as ``ALE/SpaceInvaders-v5``, as it would be written here."""
+    bare = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-v\d+)?$", "", name)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", bare).lower().replace("-", "_")
 
 
 class Frames(NamedTuple):
@@ -235,7 +248,8 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
         protocol: str | AtariProtocol | Mapping[str, Any] = "v4",
         render_mode: str | None = None,
     ) -> None:
-        self._games = AtariGames(game, 1, read_protocol(protocol))
+        self.game, self.protocol = game, read_protocol(protocol)
+        self._games = AtariGames(game, 1, self.protocol)
         self.observation_space = self._games.observation_space
         self.action_space = self._games.action_space
         self.render_mode = render_mode

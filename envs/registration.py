@@ -1,14 +1,13 @@
 """The table of our environments, their registration with gymnasium, and ``make`` with a helpful error."""
 
-import difflib
 from typing import Any, NamedTuple
 
 import gymnasium
 
 from snnrl.errors import UserError, did_you_mean
-from snnrl.files import first_line
+from snnrl.files import first_line, quoted
 
-from .atari import AtariGame, games
+from .atari import AtariGame, games, near_game
 
 
 class _Entry(NamedTuple):
@@ -76,6 +75,8 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """
     if env_id in games():
         return AtariGame(env_id, **kwargs)
+    if near_game(env_id) in games() and "-v" not in env_id:  # gymnasium would take some old version of it
+        raise UserError(f"unknown environment {quoted(env_id)}; did you mean {near_game(env_id)!r}?")
     if env_id.startswith("ALE/"):
         import ale_py  # noqa: F401 - registers its environments
     try:
@@ -87,7 +88,5 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             raise UserError(f"{env_id} cannot be made: {reason}") from error
         if module and isinstance(error, ImportError):
             raise UserError(f"{env_id} cannot be made: its module cannot be imported: {reason}") from error
-        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
-        raise UserError(
-            f"unknown environment {env_id!r}{did_you_mean(name, [*ENVIRONMENTS, *games(), *near])}"
-        ) from error
+        near = did_you_mean(name, ENVIRONMENTS, [*games(), *gymnasium.registry])
+        raise UserError(f"unknown environment {quoted(env_id)}{near}") from error

@@ -6,12 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import quoted
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,7 +53,7 @@ def read_recipe(name: str, model: type[Model], changes: Mapping[str, Any] = NO_C
             raise UserError(f"cannot read the recipe {name}: {problem}") from error
     values = _parse(text, where)
     if (base := values.pop("base", None)) is not None:
-        if base not in recipe_names() or base == name:
+        if not isinstance(base, str) or base not in recipe_names() or base == name:
             raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), recipe_names())}")
         values = _merged(read_recipe(base, model).model_dump(exclude_unset=True), values)
     return validate(model, _merged(values, changes), where)
@@ -86,7 +86,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     problem = error.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {'.'.join(path)!r}{did_you_mean(path[-1], _fields(model, path[:-1]))}"
+        return f"unknown key {quoted('.'.join(path))}{did_you_mean(path[-1], _fields(model, path[:-1]))}"
     if "error" in problem.get("ctx", {}):
         return str(problem["ctx"]["error"])
     name = ".".join(path) or "the recipe"
@@ -127,6 +127,8 @@ def check_device(name: str) -> str:
     """
     if name == "auto":
         return name
+    import torch  # not above: environments, which have no need of it, read their settings here too
+
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -143,8 +143,8 @@ def test_the_optimal_q_values_of_the_probe_worlds_are_learnt(world, observations
     torch.testing.assert_close(q_values, torch.tensor(expected), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("T", [1, 3])
-def test_the_pixel_probe_is_learnt_by_the_cnn_policy(T):
+@pytest.mark.parametrize(("T", "precision"), [(1, "fp32"), (3, "fp32"), (1, "bf16"), (3, "bf16"), (None, "bf16")])
+def test_the_pixel_probe_is_learnt_by_the_cnn_policy(T, precision):
     agent = SpikingDQN(
         "CnnPolicy",
         make("snnrl/ProbePixels-v0"),
@@ -156,10 +156,12 @@ def test_the_pixel_probe_is_learnt_by_the_cnn_policy(T):
         exploration_final_eps=0.5,
         policy_kwargs={"features_extractor_kwargs": {"network": "small", "features_dim": 32}},
         T=T,
+        precision=precision,
         seed=0,
     ).learn(480)
     images = np.zeros((2, 1, 36, 36), np.uint8)
     images[0, :, :, :18] = images[1, :, :, 18:] = 255
     q_values = agent.q_net(torch.as_tensor(images))
     torch.testing.assert_close(q_values, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), atol=0.15, rtol=0)
+    assert {value.dtype for value in agent.q_net.parameters()} == {torch.float32}
     assert agent.predict(images, deterministic=True)[0].tolist() == [0, 1]

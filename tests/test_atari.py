@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from snnrl import SpikingDQN
 from snnrl.agents.atari_vec_env import AtariVecEnv
-from snnrl.envs import AtariGame
+from snnrl.envs import AtariGame, make, near_game, read_protocol
 from snnrl.envs.atari import KEEPS_STATE, PROTOCOLS, UNPLAYABLE, AtariGames, AtariProtocol, find_game, games
 from snnrl.envs.seeded_games import EPISODES_PER_SEED, SeededGames
 from snnrl.errors import UserError
@@ -93,6 +93,67 @@ def test_a_misspelt_game_is_named_with_the_right_one() -> None:
     assert "pong" in games()
     with pytest.raises(UserError, match="unknown Atari game 'Breakuot'; did you mean 'breakout'"):
         find_game("Breakuot")
+
+
+@pytest.mark.parametrize(
+    ("name", "game"),
+    [
+        ("Pong", "pong"),
+        ("PONG", "pong"),
+        ("ALE/SpaceInvaders-v5", "space_invaders"),
+        ("MsPacmanNoFrameskip-v4", "ms_pacman"),
+        ("space-invaders", "space_invaders"),
+        ("cartpole", "cartpole"),
+    ],
+)
+def test_games_as_others_write_them(name: str, game: str) -> None:
+    assert near_game(name) == game
+
+
+@pytest.mark.parametrize("name", ["Pong", "SpaceInvaders"])
+def test_a_game_in_capitals_is_not_gymnasiums_old_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"unknown environment {name!r}; did you mean {near_game(name)!r}"):
+        make(name)
+
+
+def test_a_protocol_by_name_or_by_its_fields() -> None:
+    assert read_protocol("v5") is PROTOCOLS["v5"]
+    assert read_protocol({"name": "v5"}) == PROTOCOLS["v5"]
+    assert read_protocol({}) == PROTOCOLS["v4"]
+    assert read_protocol({"name": "v5", "stack": 1}) == PROTOCOLS["v5"].changed(stack=1)
+    for protocol in PROTOCOLS.values():
+        assert read_protocol(json.loads(protocol.model_dump_json())) == protocol
+
+
+@pytest.mark.parametrize(
+    ("protocol", "hint"),
+    [
+        ("v6", "unknown protocol 'v6'; did you mean"),
+        (4, "a protocol is a name, such as 'v4', or a mapping of its fields, not '4'"),
+        ({"name": "v6"}, "protocol: name: input should be 'v4' or 'v5', not 'v6'"),
+        ({"stak": 1}, "protocol: unknown key 'stak'; did you mean 'stack'"),
+        ({"stack": 0}, "protocol: stack: input should be greater than or equal to 1, not 0"),
+        ({"size": 10**9}, "protocol: size: input should be less than or equal to 512"),
+    ],
+)
+def test_a_wrong_protocol_is_one_clear_line(protocol: Any, hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        make("pong", protocol=protocol)
+
+
+def test_a_protocol_names_what_differs() -> None:
+    assert [str(protocol) for protocol in PROTOCOLS.values()] == ["v4", "v5"]
+    changed = PROTOCOLS["v5"].changed(stack=1, noops=30)
+    assert str(changed) == "v5, stack 1, noops 30"
+    assert changed.changes == {"stack": 1, "noops": 30}
+
+
+def test_under_another_protocol_an_agent_sees_and_does_the_same() -> None:
+    trained = PROTOCOLS["v4"].changed(frame_skip=3, stack=2, size=44, full_actions=True, noops=7, sticky=0.1)
+    seen = trained.seen_under("v5")
+    assert seen == PROTOCOLS["v5"].changed(frame_skip=3, stack=2, size=44, full_actions=True)
+    spaces = [(game.observation_space, game.action_space) for game in (AtariGame("pong", p) for p in (trained, seen))]
+    assert spaces[0] == spaces[1]
 
 
 def test_games_that_the_emulator_refuses_are_no_games() -> None:

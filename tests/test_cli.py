@@ -19,14 +19,20 @@ from stable_baselines3.common.logger import Logger
 
 import snnrl.commands.listing
 import snnrl.files
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.spiking_dqn import distil
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.build import checkpoint_bytes
+from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.checkpoint import read_archive
 from snnrl.cli import COMMANDS, main
-from snnrl.config import recipe_names
-from snnrl.envs import make
+from snnrl.commands.train import check_disk
+from snnrl.config import read_recipe, recipe_names
+from snnrl.envs import PROTOCOLS, make
+from snnrl.runs import RunFolder
+from worlds import game_agent
 
 RECIPE = """
 env: CartPole-v1
@@ -42,6 +48,7 @@ gate: {episodes: 2, tolerance: 1.0}
 report_episodes: 2
 """
 STAGES = ["ann", "T3", "T1"]
+LITTLE = PROTOCOLS["v4"].changed(stack=1, size=44)
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
 
@@ -133,6 +140,20 @@ def balancer() -> SpikingDQN:
         ("convert", "usage: snnrl convert AGENT.zip"),
         ("play", "usage: snnrl play AGENT"),
         ("train cartpol", "unknown recipe 'cartpol'; did you mean 'cartpole'?"),
+        ("train brekout", "unknown recipe 'brekout'; did you mean 'breakout'?"),
+        ("train Pong", "unknown recipe 'Pong'; did you mean 'pong'?"),
+        ("train ALE/Pong-v5", "unknown recipe 'ALE/Pong-v5'; did you mean 'pong'?"),
+        ("train 1234", "unknown recipe '1234'; known: atari, cartpole, "),
+        ("train pong --env Breakout", "unknown environment 'Breakout'; did you mean 'breakout'?"),
+        ("train pong --protocol v6", "--protocol 'v6' is none of v4, v5"),
+        ("train pong --atari.stak 1", "did you mean --atari.stack?"),
+        ("train pong --atari.stack 0", "atari.stack: input should be greater than or equal to 1, not 0"),
+        ("train pong --atari.size 1000000000", "atari.size: input should be less than or equal to 512"),
+        ("train pong --precision fp16", "--precision 'fp16' is none of fp32, bf16; did you mean 'bf16'?"),
+        ("train pong --dqn.buffer-size 10000000000000", "checkpoints of this run need up to 70560000.0 GB"),
+        ("train pong --from RUN", "sees observations of shape (4,), pong gives (4, 84, 84): give another --env"),
+        ("train TINY --protocol v5", "protocol and atari belong to an Atari game, env is 'CartPole-v1'"),
+        ("train TINY --atari.stack 2", "protocol and atari belong to an Atari game, env is 'CartPole-v1'"),
         ("train nothing.yaml", "cannot read the recipe nothing.yaml: No such file"),
         ("train TINY --sed 1", "did you mean --seed?"),
         ("train TINY --dqn.gama 1", "did you mean --dqn.gamma?"),
@@ -169,6 +190,11 @@ def balancer() -> SpikingDQN:
         ("eval RUN/ann.zip --percentile 99", "a percentile sets the thresholds of an ordinary agent that is converted"),
         ("eval RUN/ann.zip --T 3 --percentile 0", "percentile: input should be greater than 0"),
         ("eval RUN --env Acrobot-v1", "sees observations of shape (4,), Acrobot-v1 gives (6,)"),
+        ("eval RUN --env pong", "sees observations of shape (4,), pong gives (4, 84, 84)"),
+        ("eval RUN --protocol v5", "CartPole-v1 is no Atari game: it has no --protocol"),
+        ("eval RUN --epsilon 2", "epsilon: input should be less than or equal to 1"),
+        ("play RUN --protocol v5", "CartPole-v1 is no Atari game: it has no --protocol"),
+        ("convert RUN/ann.zip --protocol v5", "protocol and atari belong to an Atari game, env is ''"),
         ("convert nothing.zip", "no agent 'nothing.zip'"),
         ("convert RUN/ann.zip --out RUN/T1.zip", "exists: give another --out"),
         ("convert RUN/ann.zip --out new", "must end in .zip"),
@@ -367,6 +393,82 @@ def test_play(call: Call, tiny: str) -> None:
     assert abs(frames[0][..., ::-1].astype(int) - first).mean() < 5
     assert abs(frames[3].astype(int) - frames[0]).max() > 50
     assert list(Path().glob(".*")) == []
+
+
+# games
+
+SHORT = ["--T", "1", "--reduction.rounds", "1", "--reduction.batches", "2", "--reduction.batch-size", "4"]
+SHORT += ["--reduction.frames", "8", "--gate.tolerance", "1", "--gate.episodes", "1", "--report-episodes", "1"]
+SHORT += ["--most-steps", "5", "--n-envs", "1", "--device", "cpu"]
+
+
+def test_games_are_listed_and_have_their_options(call: Call) -> None:
+    code, out, _ = call("list", "envs", "--json")
+    envs = json.loads(out.splitlines()[-1])["envs"]
+    assert code == 0
+    assert "breakout, " in envs["pong"]
+    code, out, _ = call("train", "breakout", "--help")
+    assert code == 0
+    assert "default: breakout" in out
+    assert "--atari.stack" in out
+
+
+def test_a_game_is_evaluated_and_filmed(call: Call, tiny: str) -> None:
+    short = PROTOCOLS["v4"].changed(stack=1, most_frames=400)
+    game_agent(protocol=short).save("agent")
+    found = {}
+    for options in ("", "--epsilon 0.5", "--epsilon 0.5 --seed 1", "--protocol v5 --most-steps 5"):
+        command = ["eval", "agent", "--episodes", "2", "--device", "cpu", "--json", *options.split()]
+        code, out, err = call(*command)
+        assert code == 0, err
+        found[options] = json.loads(out.splitlines()[-1])
+        assert call(*command)[1].splitlines()[-1] == out.splitlines()[-1]
+    assert found[""]["protocol"] == short.model_dump()
+    assert found["--protocol v5 --most-steps 5"]["protocol"] == PROTOCOLS["v5"].changed(stack=1).model_dump()
+    assert [of["epsilon"] for of in found.values()] == [0, 0.5, 0.5, 0]
+    code, out, _ = call("play", "agent", "--most-steps", "3", "--protocol", "v5", "--json")
+    assert (code, json.loads(out.splitlines()[-1])["frames"]) == (0, 3)
+
+
+def test_a_game_is_trained_from_an_agent_of_sb3(call: Call, refused: Refused, tiny: str) -> None:
+    policy = {"features_extractor_kwargs": {"features_dim": 8}}
+    for game, protocol in [("pong", PROTOCOLS["v4"]), ("breakout", PROTOCOLS["v4"]), ("pong", LITTLE)]:
+        env = AtariVecEnv(game, 1, protocol, seed=0)
+        DQN("CnnPolicy", env, buffer_size=1, policy_kwargs=policy, seed=0).save(f"{game}{protocol.stack}.zip")
+        env.close()
+    code, out, err = call("train", "pong", "--from", "pong4.zip", "--run", "run", "--json", *SHORT)
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert [stage["name"] for stage in summary["stages"]] == ["ann", "T1"]
+    assert summary["env_kwargs"] == {"protocol": PROTOCOLS["v4"].model_dump()}
+    last = SpikingDQN.load("run/T1.zip")
+    assert (last.env_id, last.env_kwargs, last.T) == ("pong", summary["env_kwargs"], 1)
+    assert "chooses among 4 actions, pong has 6" in refused("train", "pong", "--from", "breakout4.zip", "--run", "new")
+    message = refused("train", "pong", "--from", "pong1.zip", "--run", "new")
+    assert "sees observations of shape (1, 44, 44), pong gives (4, 84, 84)" in message
+    assert "--atari.stack or --atari.size" in message
+
+
+def test_convert_keeps_the_protocol_of_the_agent(call: Call, tiny: str) -> None:
+    game_agent(None, protocol=LITTLE).save("ordinary")
+    code, out, err = call("convert", "ordinary.zip", "--json", *SHORT)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["env_kwargs"] == {"protocol": LITTLE.model_dump()}
+    assert SpikingDQN.load("spiking.zip").env_kwargs == {"protocol": LITTLE.model_dump()}
+
+
+def test_a_disk_that_is_too_small(
+    call: Call, refused: Refused, place: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = checkpoint_bytes(read_recipe(tiny, Recipe), learns_by_td=True)
+    usage = shutil.disk_usage(".")._replace(free=needed - 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    message = refused("train", tiny, "--run", "run")
+    assert "checkpoints of this run need up to 0.0 GB, the disk of run has 0.0 GB" in message
+    assert call("train", tiny, "--run", place / "run")[0] == 0  # finished: nothing is written
+    Path("run/stages/ann").mkdir(parents=True)
+    Path("run/stages/ann/rows-0-100.zip").write_bytes(bytes(100))
+    check_disk(read_recipe(tiny, Recipe), RunFolder(Path("run")), None)  # what is there already needs no room
 
 
 # ways to begin

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training, env_settings
 from snnrl.agents.spiking_dqn.stages import fine_tuning
 from snnrl.config import check_device, explain, read_recipe, recipe_names, validate
-from snnrl.envs import read_protocol
+from snnrl.envs import PROTOCOLS, read_protocol
 from snnrl.errors import UserError
 
 GROUPS: dict[str, type[BaseModel]] = {
@@ -76,6 +76,11 @@ def test_any_unknown_key_is_named(key: str, group: str) -> None:
             {"env": "A", "network": {"batch_norm": True, "bias": False}},
             "network.batch_norm becomes a bias when it is folded: turn it off, or network.bias on",
         ),
+        ({"env": "A", "protocol": "v5"}, "protocol and atari belong to an Atari game, env is 'A'"),
+        ({"env": "A", "atari": {"stack": 2}}, "protocol and atari belong to an Atari game, env is 'A'"),
+        ({"env": "pong", "protocol": "v6"}, "protocol: input should be 'v4' or 'v5', not 'v6'"),
+        ({"env": "pong", "atari": {"stack": 0}}, "atari.stack: input should be greater than or equal to 1, not 0"),
+        ({"env": "pong", "precision": "fp16"}, "precision: input should be 'fp32' or 'bf16', not 'fp16'"),
         ({"env": "A", "device": "tpu"}, "unknown device 'tpu': choose auto, cpu or cuda"),
     ],
 )
@@ -158,6 +163,42 @@ def test_the_settings_of_an_environment_make_it_again(fields: dict[str, Any]) ->
     recipe = Recipe(**fields)
     assert env_settings(recipe.env, recipe.env_kwargs) == fields
     assert env_settings(recipe.env, Recipe(**env_settings(recipe.env, recipe.env_kwargs)).env_kwargs) == fields
+
+
+def test_a_recipe_holds_what_differs_from_its_base(tmp_path: Path) -> None:
+    base = read_recipe("atari", Recipe)
+    text = "base: atari\nenv: pong\ndqn: {gamma: 0.5}\nreduction: {td: {steps: 7}}\natari: {stack: 1}\n"
+    found = read_recipe(recipe(tmp_path, text), Recipe)
+    assert (found.env, found.dqn.gamma, found.reduction.td.steps, found.atari.stack) == ("pong", 0.5, 7, 1)
+    assert found.dqn == base.dqn.model_copy(update={"gamma": 0.5})
+    assert found.reduction.model_copy(update={"td": base.reduction.td}) == base.reduction
+    assert found.network == base.network
+    changed = read_recipe(str(tmp_path / "recipe.yaml"), Recipe, {"env": "breakout", "dqn": {"n_steps": 1}})
+    assert (changed.env, changed.dqn) == ("breakout", found.dqn.model_copy(update={"n_steps": 1}))
+
+
+@pytest.mark.parametrize(
+    ("base", "hint"),
+    [
+        ("atri", "unknown base 'atri'; did you mean 'atari'?"),
+        ("recipe", "unknown base 'recipe'"),
+        ("recipe.yaml", "unknown base 'recipe.yaml'"),
+        ("3", "unknown base 3; known: atari, "),
+        ("[atari]", r"unknown base \['atari'\]"),
+        ("{atari: pong}", "unknown base {'atari': 'pong'}"),
+    ],
+)
+def test_only_shipped_recipes_are_bases(tmp_path: Path, base: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"recipe.yaml: {hint}"):
+        read_recipe(recipe(tmp_path, f"base: {base}\nenv: pong\n"), Recipe)
+
+
+def test_the_protocol_of_a_game() -> None:
+    assert Recipe(env="CartPole-v1").env_kwargs == {}
+    assert Recipe(env="pong").env_kwargs == {"protocol": PROTOCOLS["v4"].model_dump()}
+    changed = Recipe.model_validate({"env": "pong", "protocol": "v5", "atari": {"stack": 1, "life_loss": True}})
+    assert changed.env_kwargs == {"protocol": PROTOCOLS["v5"].changed(stack=1, life_loss=True).model_dump()}
+    assert Recipe.model_validate(changed.model_dump(mode="json")) == changed
 
 
 def test_steps() -> None:

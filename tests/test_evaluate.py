@@ -1,6 +1,7 @@
 """Greedy evaluation against plain loops: rewards, carried potentials, spike rates, random streams."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,7 +24,7 @@ from snnrl.agents.evaluate import (
 )
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
-from snnrl.envs import make_playable
+from snnrl.envs import PROTOCOLS, AtariGame, make_playable
 from snnrl.errors import UserError
 from snnrl.networks import NetworkState, neurons_of
 from snnrl.neurons import LIF
@@ -130,6 +131,73 @@ def test_the_interval_holds_the_mean(pairs: list[tuple[int, int]]) -> None:
     assert low - 0.2 * spread_of_means <= mean <= high + 0.2 * spread_of_means
     mirrored = paired_difference(theirs, ours, draws=400)
     assert mirrored == pytest.approx((-mean, -high, -low))
+
+
+# games, and random actions
+
+
+class Cycler:
+    """Takes the six actions of Pong in turn, each for some steps."""
+
+    def __init__(self) -> None:
+        self.time = 0
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> Any:
+        self.time += 1
+        return np.full(len(observation), self.time // 7 % 6), state
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_games_played_side_by_side_are_those_played_alone(protocol: str) -> None:
+    short = PROTOCOLS[protocol].changed(most_frames=700)
+    batches: list[tuple[list[int], NDArray[Any]]] = []
+    kwargs = {"protocol": short.model_dump()}
+    rewards = play(
+        Cycler(), "pong", SEEDS, env_kwargs=kwargs, on_step=lambda running, seen: batches.append(([*running], seen))
+    )
+    assert len(set(rewards)) > 1
+    for index, seed in enumerate(SEEDS):
+        game, actor, total, over = AtariGame("pong", short), Cycler(), 0.0, False
+        observation, _ = game.reset(seed=seed)
+        for running, seen in batches:
+            assert (index in running) != over
+            if over:
+                break
+            assert np.array_equal(seen[running.index(index)], observation)
+            action = actor.predict(observation[None])[0][0]
+            observation, reward, terminated, truncated, _ = game.step(action)
+            total, over = total + reward, terminated or truncated
+        assert total == rewards[index]
+        game.close()
+
+
+@pytest.mark.parametrize(("env_id", "kwargs"), [(ENV, {}), ("pong", {"protocol": {"most_frames": 400}})])
+def test_random_actions_come_from_the_seed_of_their_episode(env_id: str, kwargs: dict[str, Any]) -> None:
+    def episodes(seeds: list[int], epsilon: float) -> list[tuple[float, list[bytes]]]:
+        seen: dict[int, list[bytes]] = {index: [] for index in range(len(seeds))}
+
+        def add(running: Sequence[int], batch: NDArray[Any]) -> None:
+            for index, observation in zip(running, batch, strict=True):
+                seen[index].append(observation.tobytes())
+
+        actor = Lean() if env_id == ENV else Cycler()
+        rewards = play(actor, env_id, seeds, env_kwargs=kwargs, epsilon=epsilon, on_step=add)
+        return list(zip(rewards, seen.values(), strict=True))
+
+    greedy, random = episodes(SEEDS, 0.0), episodes(SEEDS, 0.5)
+    assert random == episodes(SEEDS, 0.5)
+    assert random[::-1] == episodes(SEEDS[::-1], 0.5)
+    assert random[2:3] == episodes(SEEDS[2:3], 0.5)
+    assert all(ours != theirs for ours, theirs in zip(random, greedy, strict=True))
+    assert greedy == episodes(SEEDS, 1e-12)
+
+
+def test_equal_episodes_are_counted_once() -> None:
+    seeds = [*SEEDS, SEEDS[0], SEEDS[0]]
+    found = evaluate(agent(1), ENV, seeds)
+    assert (found.distinct, found.as_dict()["distinct_episodes"]) == (5, 5)
 
 
 # carrying potentials

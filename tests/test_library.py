@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.library import open_agent, shipped_agents
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.envs.atari import PROTOCOLS
+from snnrl.envs import PROTOCOLS, make
 from snnrl.errors import UserError
 from snnrl.networks import neurons_of
 from snnrl.runs import RunFolder
+from worlds import game_agent, small_agent
 
 EXAMPLE = Path(__file__).parents[2] / "shared" / "data" / "sb3" / "dqn-CartPole-v1.zip"
 
@@ -283,3 +284,60 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "agent.zip").write_bytes(content)
     with pytest.raises(UserError, match="cannot read"):
         open_agent(str(tmp_path / "agent"))
+
+
+# games
+
+LITTLE = PROTOCOLS["v4"].changed(stack=1, size=44, frame_skip=3, noops=5)
+
+
+def test_an_agent_remembers_its_game_and_protocol(tmp_path: Path) -> None:
+    for name, agent in {
+        "vectorised": game_agent(2, protocol=LITTLE),
+        "alone": small_agent("CnnPolicy", 2, env=make("pong", protocol=LITTLE)),
+    }.items():
+        assert (agent.env_id, agent.env_kwargs) == ("pong", {"protocol": LITTLE.model_dump()})
+        agent.save(tmp_path / name)
+        opened = open_agent(str(tmp_path / name))
+        assert (opened.env_id, opened.env_kwargs) == (agent.env_id, agent.env_kwargs)
+        assert (opened.agent.env_id, opened.agent.env_kwargs) == (agent.env_id, agent.env_kwargs)
+        assert opened.title == "pong v4, frame_skip 3, stack 1, size 44, noops 5"
+
+
+def test_under_another_protocol_an_agent_keeps_what_it_sees(tmp_path: Path) -> None:
+    game_agent(protocol=LITTLE).save(tmp_path / "agent")
+    opened = open_agent(str(tmp_path / "agent"), protocol="v5")
+    assert opened.env_kwargs == {"protocol": PROTOCOLS["v5"].changed(stack=1, size=44, frame_skip=3).model_dump()}
+    assert opened.title == "pong v5, frame_skip 3, stack 1, size 44"
+    with pytest.raises(UserError, match="unknown protocol 'v6'"):
+        open_agent(str(tmp_path / "agent"), protocol="v6")
+    with pytest.raises(UserError, match="chooses among 6 actions, breakout has 4: give another --env"):
+        open_agent(str(tmp_path / "agent"), "breakout")
+    with pytest.raises(UserError, match=r"sees .* \(1, 44, 44\), pong gives \(4, 84, 84\): .* or --atari.size"):
+        open_agent(str(tmp_path / "agent"), "pong", env_kwargs={"protocol": "v4"})
+
+
+def test_a_protocol_is_for_games_alone(tmp_path: Path) -> None:
+    ours(tmp_path / "agent.zip", 1)
+    with pytest.raises(UserError, match="CartPole-v1 is no Atari game: it has no --protocol"):
+        open_agent(str(tmp_path / "agent"), protocol="v5")
+
+
+def wrapped_by_sb3() -> VecEnv:
+    return VecFrameStack(make_atari_env("ale_py:PongNoFrameskip-v4"), n_stack=4)
+
+
+@pytest.mark.parametrize("env", [wrapped_by_sb3, lambda: AtariVecEnv("pong", 1, PROTOCOLS["v4"], seed=0)])
+def test_sb3s_agents_of_games(tmp_path: Path, env: Callable[[], VecEnv]) -> None:
+    policy = {"features_extractor_kwargs": {"features_dim": 16}}
+    agent = DQN("CnnPolicy", env(), buffer_size=1, device="cpu", seed=0, policy_kwargs=policy)
+    agent.save(tmp_path / "pong.zip")
+    opened = open_agent(str(tmp_path / "pong"), "pong")
+    assert (opened.agent.T, opened.env_kwargs) == (None, {"protocol": PROTOCOLS["v4"].model_dump()})
+    images = np.random.default_rng(0).integers(0, 255, (4, 4, 84, 84), dtype=np.uint8)
+    np.testing.assert_allclose(q_values(opened.agent, images), q_values(agent, images), rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="chooses among 6 actions, breakout has 4"):
+        open_agent(str(tmp_path / "pong"), "breakout")
+    with pytest.raises(UserError, match=r"sees observations of shape \(4, 84, 84\), pong gives \(1, 84, 84\)"):
+        open_agent(str(tmp_path / "pong"), "pong", env_kwargs={"protocol": {"stack": 1}})
+    agent.env.close()

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.cli import main
+from snnrl.envs import PROTOCOLS, games
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT_TRAINING = [
@@ -16,7 +18,9 @@ SHORT_TRAINING = [
     *("--dqn.buffer-size", "300", "--reduction.batches", "3", "--reduction.frames", "40"),
     *("--reduction.own-frames", "20"),
     *("--reduction.rounds", "1", "--reduction.td.steps", "60", "--gate.episodes", "1", "--report-episodes", "1"),
+    *("--most-steps", "20"),
 ]
+SHORT_GAME = ["--schedule", "1", "--dqn.batch-size", "4", "--reduction.batch-size", "4", "--ann.steps", "60"]
 SHORT = {
     "train": SHORT_TRAINING,
     "convert": SHORT_TRAINING[:2] + SHORT_TRAINING[10:],
@@ -36,6 +40,9 @@ def commands() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
     DQN("MlpPolicy", "CartPole-v1", buffer_size=10).save(path / "dqn-CartPole-v1.zip")
+    pong = AtariVecEnv("pong", 1, PROTOCOLS["v4"], seed=0)
+    DQN("CnnPolicy", pong, buffer_size=10).save(path / "dqn-Pong.zip")
+    pong.close()
     return path
 
 
@@ -55,4 +62,5 @@ def test_tables_say_what_the_results_say() -> None:
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     words = shlex.split(line)[1:]
-    assert main([*words, *SHORT[words[0]]]) in ((0, 3) if words[0] in ("train", "convert") else (0,))
+    few = SHORT_GAME if words[0] == "train" and words[1] in games() else []
+    assert main([*words, *SHORT[words[0]], *few]) in ((0, 3) if words[0] in ("train", "convert") else (0,))

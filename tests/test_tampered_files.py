@@ -3,7 +3,9 @@
 import io
 import json
 import pickle
+import re
 import resource
+import sys
 import zipfile
 
 import pytest
@@ -11,6 +13,7 @@ import safetensors.torch
 import torch
 from stable_baselines3 import DQN
 
+from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn import SpikingCnnPolicy, SpikingDQN, SpikingMlpPolicy
 from snnrl.errors import UserError
 from snnrl.networks import neurons_of
@@ -170,6 +173,11 @@ TAMPERED_AGENTS = [
     (setting("_last_obs", {"array": ["<f4", [10**12], ""]}), "damaged"),
     (setting("_stats_window_size", 10**15), "_stats_window_size is"),
     (setting("os\nsystem", 1), "unknown attribute"),
+    (setting("env_kwargs", 3), "env_kwargs is '3'"),
+    (setting("env_kwargs", [1]), "env_kwargs is "),
+    (setting("env_id", {"dict": {}}), "env_id is "),
+    (setting("precision", "fp16" * 10**4), "unknown precision 'fp16"),
+    (setting("precision", 16), "precision is '16'"),
     (without("attributes", "observation_space"), "no observation_space"),
     (without("attributes"), "no attributes"),
     (without("optimizer"), "no optimiser"),
@@ -199,6 +207,41 @@ def test_a_tampered_agent_is_refused_in_one_line(members, tmp_path, no_pickle, c
     with pytest.raises(UserError, match=message):
         SpikingDQN.load(tmp_path / "agent.zip")
     refused(SpikingDQN.load, tmp_path / "agent")
+
+
+def protocol(**fields):
+    return {"env_id": "pong", "env_kwargs": {"dict": {"protocol": {"dict": fields}}}}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"env_id": "pong", "env_kwargs": {"dict": {"x" * 10**4: 3}}}, "made with a protocol alone, not with 'xxx"),
+        ({"env_id": "pong", "env_kwargs": {"dict": {"protocol": 3}}}, "a protocol is a name, such as 'v4', or .* '3'"),
+        ({"env_id": "pong", "env_kwargs": {"dict": {"protocol": [[1]]}}}, "a protocol is a name"),
+        ({"env_id": "pong", "env_kwargs": {"dict": {"protocol": "v" * 10**5}}}, "unknown protocol 'vvv"),
+        (protocol(name=[1]), "protocol: name: input should be 'v4' or 'v5'"),
+        (protocol(stack="four"), "protocol: stack: input should be a valid integer"),
+        (protocol(stack=10**9), "protocol: stack: input should be less than or equal to 16"),
+        (protocol(size=10**9), "protocol: size: input should be less than or equal to 512"),
+        (protocol(frame_skip=10**12), "protocol: frame_skip: input should be less"),
+        (protocol(noops=10**12), "protocol: noops: input should be less"),
+        (protocol(most_frames=10**12), "protocol: most_frames: input should be less"),
+        (protocol(sticky={"float": "nan"}), "protocol: sticky: "),
+        (protocol(**{"y" * 10**5: 1}), "protocol: unknown key 'yyy"),
+        (protocol(stack=16, size=512), r"sees observations of shape \(3,\), pong gives \(16, 512, 512\)"),
+        ({"env_id": "pongg"}, "unknown environment 'pongg'; did you mean 'pong'"),
+        ({"env_id": "z" * 10**5}, "unknown environment 'zzz"),
+        ({"env_id": "antigravity:CartPole-v1"}, "asks for code of its own, 'antigravity:CartPole-v1': give --env"),
+    ],
+)
+def test_a_tampered_environment_is_refused_in_one_line(members, tmp_path, no_pickle, attributes, message):
+    def change(metadata, tensors):
+        metadata["attributes"].update(attributes)
+
+    rewrite(members["agent"], tmp_path / "agent.zip", change)
+    assert re.search(message, refused(lambda path: open_agent(str(path)), tmp_path / "agent.zip"))
+    assert "antigravity" not in sys.modules
 
 
 def test_dangerous_thresholds_are_put_back_into_their_range(members, tmp_path):

@@ -8,7 +8,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.spiking_dqn import SpikingDQN
+from snnrl.envs import PROTOCOLS
 
 FAST = {"learning_starts": 20, "batch_size": 8, "buffer_size": 100, "train_freq": 4, "seed": 0}
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -67,6 +69,11 @@ def small_agent(policy="MlpPolicy", T=1, **changes):
     kwargs = kwargs | changes.pop("policy_kwargs", {})
     env = changes.pop("env", None) or World(space)
     return SpikingDQN(policy, env, T=T, policy_kwargs=kwargs, **FAST | changes)
+
+
+def game_agent(T=1, game="pong", protocol=PROTOCOLS["v4"], **changes):
+    """An agent in one Atari game."""
+    return small_agent("CnnPolicy", T, env=AtariVecEnv(game, 1, protocol, seed=0), **changes)
 
 
 def make_agent(policy="MlpPolicy", *, T=2, envs=1, policy_kwargs=None, **changes):

@@ -24,7 +24,9 @@ from snnrl.agents.spiking_dqn.policy import (
     SpikingMultiInputPolicy,
     SpikingQNetwork,
 )
+from snnrl.envs import AtariGame
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import quoted
 from snnrl.networks import calibrating, neurons_of
 from snnrl.neurons import NEURONS
 
@@ -44,10 +46,12 @@ _SPIKING: dict[Any, type[SpikingDQNPolicy]] = {
 def _identity(env: VecEnv | None) -> tuple[str | None, dict[str, Any]]:
     """Return the name of an environment, and what it is made with if that is known."""
     base = None if env is None else env.unwrapped
-    if isinstance(base, AtariVecEnv):
-        return base.game, {"protocol": base.protocol.model_dump()}
     # only of environments in this process: a spec from another one may not survive the way
-    return next((one.spec.id for one in getattr(base, "envs", ()) if getattr(one, "spec", None)), None), {}
+    envs = getattr(base, "envs", ())
+    for game in (base, *(one.unwrapped for one in envs)):
+        if isinstance(game, AtariVecEnv | AtariGame):
+            return game.game, {"protocol": game.protocol.model_dump()}
+    return next((one.spec.id for one in envs if getattr(one, "spec", None)), None), {}
 
 
 class SpikingDQN(DQN):
@@ -86,7 +90,7 @@ class SpikingDQN(DQN):
         if isinstance(policy, type) and not issubclass(policy, SpikingDQNPolicy):
             raise UserError(f"the policy {policy.__name__} does not spike: derive it from SpikingDQNPolicy")
         if precision not in PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
+            raise UserError(f"unknown precision {quoted(precision)}{did_you_mean(precision, PRECISIONS)}")
         self.double_q = double_q
         self.precision = precision
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch

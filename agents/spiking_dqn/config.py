@@ -214,6 +214,8 @@ class Recipe(Settings):
     def _consistent(self) -> "Recipe":
         if self.reduce_to > self.T:
             raise UserError(f"reduce_to {self.reduce_to} is above T {self.T}: give 1 <= reduce_to <= T")
+        if self.env not in games() and (self.protocol, self.atari) != ("v4", ProtocolChanges()):
+            raise UserError(f"protocol and atari belong to an Atari game, env is {self.env!r}")
         return self
 
     @property

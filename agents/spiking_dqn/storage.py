@@ -134,7 +134,8 @@ def load_agent(
         attributes["n_envs"] = env.num_envs
         if force_reset:
             attributes["_last_obs"] = None
-    agent = cls(attributes["policy_class"], env, device=device, _init_setup_model=False)
+    precision = attributes.get("precision", "fp32")
+    agent = cls(attributes["policy_class"], env, precision=precision, device=device, _init_setup_model=False)
     agent.__dict__.update(attributes)
     arguments = {name: attributes[name] for name in ("observation_space", "action_space")} | attributes["policy_kwargs"]
     check_architecture(agent.policy_class, arguments, _read_policy(archive), where)

@@ -20,8 +20,8 @@ from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
 from snnrl.config import read_recipe, recipe_names
 from snnrl.display import Display, print_json, rates
-from snnrl.envs import games, make_playable
-from snnrl.errors import UserError
+from snnrl.envs import games, make_playable, near_game
+from snnrl.errors import UserError, did_you_mean
 from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
 
@@ -41,8 +41,7 @@ class TrainOptions(Recipe):
 def train(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(TrainOptions, arguments, "train", "RECIPE", recipe_names())
-    defaults = read_recipe("atari", Recipe, {"env": name}) if _is_game(name) else read_recipe(name, Recipe)
-    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**defaults.model_dump()))
+    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     start, scratch = None, options.start == "scratch"
     if options.start not in ("ann", "scratch"):
@@ -54,9 +53,13 @@ def train(arguments: Sequence[str]) -> int:
     return code
 
 
-def _is_game(name: str) -> bool:
-    """Return whether a name is that of an Atari game without a recipe of its own."""
-    return name in games() and name not in recipe_names()
+def _recipe(name: str) -> Recipe:
+    """Return a recipe by its name or file, or the one of all games for an Atari game without one of its own."""
+    if name in recipe_names() or Path(name).suffix in (".yaml", ".yml"):
+        return read_recipe(name, Recipe)
+    if name not in games():
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(near_game(name), recipe_names(), games())}")
+    return read_recipe("atari", Recipe, {"env": name})
 
 
 def run_job(
@@ -64,7 +67,8 @@ def run_job(
 ) -> tuple[dict[str, Any], int]:
     """Run or take up a job, show its table, and return the summary and the exit code."""
     check(recipe, start)
-    check_disk(recipe, run.path, start)
+    if not run.finished:
+        check_disk(recipe, run, start)
     with Display(quiet) as display:
         config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
         if start is not None:
@@ -114,19 +118,20 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
         raise UserError("nothing would spike, there is no hidden layer: give network.net_arch, such as [128, 128]")
 
 
-def check_disk(recipe: Recipe, folder: Path, start: SpikingDQN | None) -> None:
+def check_disk(recipe: Recipe, run: RunFolder, start: SpikingDQN | None) -> None:
     """Refuse a run whose checkpoints would not find room.
 
     Raises:
-        UserError: the disk has less room than the replay buffer and the play to be imitated need together.
+        UserError: the disk has less room than the replay buffer or the play to be imitated needs.
     """
     needed = checkpoint_bytes(recipe, learns_by_td=start is None or recipe.reduction.loss == "td")
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    there = next(parent for parent in (run.path, *run.path.absolute().parents) if parent.is_dir())
+    written = sum(file.stat().st_size for file in run.stages.rglob("*.zip"))
     free = shutil.disk_usage(there).free
-    if needed > free:
+    if needed > free + written:
         raise UserError(
-            f"checkpoints of this run need up to {needed / 1e9:.1f} GB, the disk of {folder} has {free / 1e9:.1f} GB: "
-            "give --run a folder elsewhere, or lower --dqn.buffer_size or --reduction.frames"
+            f"checkpoints of this run need up to {needed / 1e9:.1f} GB, the disk of {run.path} has {free / 1e9:.1f} "
+            "GB: give --run a folder elsewhere, or lower --dqn.buffer_size or --reduction.frames"
         )
 
 

@@ -1,14 +1,14 @@
-"""Kill a run of ``cartpole-state`` twenty times or more with SIGKILL, resume it, compare it with an unbroken run.
+"""Kill a run many times with SIGKILL, resume it, compare it with an unbroken run.
 
-usage: python benchmarks/kills.py [--output FILE]
+usage: python benchmarks/kills.py [cartpole-state|pong] [--output FILE]
 
-Moments are drawn over the training steps of the stages of the unbroken run, at least three in each, and two of them lie
-in the middle of writing a checkpoint. Prints one JSON object: kills, and tensors that differ in each stage (all 0).
+Moments are drawn over the training steps of the stages of the unbroken run, and two of them lie in the middle of
+writing a checkpoint: twenty or more of ``cartpole-state``, seven of a ``pong`` cut to 100 k steps and two short stages. Prints
+one JSON object: kills, and tensors that differ in each stage (all 0).
 """
 
 import argparse
 import json
-import math
 import os
 import random
 import subprocess
@@ -23,12 +23,20 @@ from snnrl.checkpoint import read_archive
 from snnrl.files import write_json
 
 VICTIM = Path(__file__).parent.parent / "tests" / "victim.py"
-KILLS = 20
+SHORT = "--ann.steps 100000 --ann.eval-every 50000 --ann.checkpoint-every 20000 --dqn.gradient-steps 1 --schedule 2,1"
+STAGES = "--reduction.frames 2000 --reduction.own-frames 1000 --reduction.batches 300 --reduction.rounds 1"
+GAMES = "--gate.episodes 1 --report-episodes 1 --gate.tolerance 0"
+RUNS: dict[str, tuple[list[str], int]] = {
+    "cartpole-state": ([], 3),
+    "pong": (f"{SHORT} {STAGES} {GAMES}".split(), 2),
+}
+"""Flags of each run, and the kills in each stage but for those while a checkpoint is written."""
 
 
-def train(moment: str, run: Path) -> int:
+def train(recipe: str, moment: str, run: Path) -> int:
     """Run or take up the training, to be killed at the moment; return the exit code."""
-    command = [sys.executable, str(VICTIM), moment, "train", "cartpole-state", "--run", str(run), "--device", "cpu"]
+    command = [sys.executable, str(VICTIM), moment, "train", recipe, "--run", str(run), "--device", "cpu"]
+    command += RUNS[recipe][0]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3, -9):
@@ -36,11 +44,10 @@ def train(moment: str, run: Path) -> int:
     return done.returncode
 
 
-def moments(summary: dict[str, Any]) -> list[str]:
+def moments(summary: dict[str, Any], share: int) -> list[str]:
     """Draw the moments, in the order in which a run meets them."""
     draw = random.Random(0)
     names = ["ann", *(attempt["name"] for attempt in summary["attempts"])]
-    share = max(3, math.ceil((KILLS - 2) / len(names)))
     found = []
     for name in names:
         steps = summary["stages"][0]["steps"] if name == "ann" else summary["recipe"]["reduction"]["batches"]
@@ -59,20 +66,22 @@ def differing(one: Path, other: Path) -> int:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", choices=RUNS, default="cartpole-state")
     parser.add_argument("--output", type=Path)
-    output = parser.parse_args().output
+    given = parser.parse_args()
+    recipe, output = given.recipe, given.output
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"
-        train("never", whole)
+        train(recipe, "never", whole)
         summary = json.loads((whole / "summary.json").read_text())
         stages = summary["stages"]
         killed = []
-        for moment in moments(summary):
-            killed.append({"moment": moment, "killed": train(moment, broken) == -9})
+        for moment in moments(summary, RUNS[recipe][1]):
+            killed.append({"moment": moment, "killed": train(recipe, moment, broken) == -9})
             print(json.dumps(killed[-1]), flush=True)
-        train("never", broken)
+        train(recipe, "never", broken)
         result = {
-            "name": "kills",
+            "name": f"kills, {recipe}",
             "kills": sum(kill["killed"] for kill in killed),
             "moments": killed,
             "differing_tensors": {

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/kills.py [cartpole-state|pong] [--output FILE]
 
-Moments are drawn over the training steps of the stages of the unbroken run, two of them in the middle of writing a
-checkpoint: twenty or more of ``cartpole-state``, eight of a ``pong`` cut to 100 k steps and two short stages. Prints one
-JSON object: kills, and tensors that differ in each stage (all 0).
+Moments are drawn over the training steps of the unbroken run's stages, two of them in the middle of writing a
+checkpoint: twenty or more of ``cartpole-state``, eight of a ``pong`` cut to 100 k steps and two short stages.
+Prints one JSON object: kills, and tensors that differ in each stage (all 0).
 """
 
 import argparse

@@ -93,7 +93,7 @@ def _silent() -> Iterator[None]:
 
 
 class _Video:
-    """An MPEG-4 file that appears under its name once it is complete."""
+    """An MP4 file in VP9, which browsers play, that appears under its name once it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -110,7 +110,7 @@ class _Video:
             raise UserError("this environment draws no frames (render_mode rgb_array)")
         if self.writer is None:
             size = frame.shape[1], frame.shape[0]
-            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"vp09"), fps, size)
             if not self.writer.isOpened():
                 raise UserError(f"cannot write {self.path}: is its folder there and writable?")
         self.frames += 1

@@ -31,7 +31,7 @@ T: 2
 atari: {size: 42, most_frames: 400}
 network: {kind: small, features: 16}
 dqn: {buffer_size: 400, learning_starts: 100, batch_size: 16, target_update_interval: 100, priority_exponent: 0.5}
-ann: {steps: 900, eval_every: 400, checkpoint_every: 150}
+ann: {steps: 900, eval_every: 400, checkpoint_every: 150, milestone_every: 400}
 reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1, checkpoint_every: 10}
 gate: {episodes: 2}
 report_episodes: 2
@@ -95,6 +95,7 @@ def test_killed_and_resumed(unbroken: tuple[Path, Path, str], number: int, tmp_p
     assert run("never", recipe, broken) in (0, 3)
     assert weights(broken) == weights(whole)
     assert rewards(broken) == rewards(whole)
+    assert {file.name for file in broken.glob("*.zip")} == {file.name for file in whole.glob("*.zip")}
     assert not list(broken.rglob("*.tmp"))
 
 

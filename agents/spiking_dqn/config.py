@@ -115,6 +115,8 @@ class Training(Settings):
     """Environment steps between greedy evaluations; the best network of them is kept."""
     checkpoint_every: Positive = 5_000
     """Environment steps between checkpoints."""
+    milestone_every: Positive | None = None
+    """Environment steps between agents that stay in the run folder, as STAGE-STEPS.zip; None: none stay."""
 
 
 class Conversion(Settings):

@@ -185,7 +185,12 @@ class Job:
 
     def train_by_td(self, name: str, agent: SpikingDQN, training: Training, folder: StageFolder) -> Result:
         """Train by temporal differences and gate on greedy episodes."""
-        trained = train(agent, self.recipe, training, self.gate_seeds, folder, self.reporter(name, training.steps))
+
+        def keep(milestone: SpikingDQN) -> None:
+            milestone.save(self.run.agent(f"{name}-{milestone.num_timesteps}"), exclude=["_last_obs"])
+
+        report = self.reporter(name, training.steps)
+        trained = train(agent, self.recipe, training, self.gate_seeds, folder, report, keep)
         return {"gate_reward": trained.reward, "steps": trained.steps, "episode_rewards": trained.episode_rewards}
 
     def teacher(self, before: Attempt | None) -> str | None:

@@ -27,6 +27,10 @@ RECENT = 20
 """Training episodes whose mean reward is shown."""
 
 
+Keep = Callable[[SpikingDQN], None]
+"""Called with the agent at each milestone."""
+
+
 class Trained(NamedTuple):
     """What training came to: the best greedy reward, environment steps, and the training episodes' rewards in order."""
 
@@ -36,13 +40,19 @@ class Trained(NamedTuple):
 
 
 def train(
-    agent: SpikingDQN, recipe: Recipe, training: Training, seeds: list[int], folder: StageFolder, report: Report
+    agent: SpikingDQN,
+    recipe: Recipe,
+    training: Training,
+    seeds: list[int],
+    folder: StageFolder,
+    report: Report,
+    keep: Keep,
 ) -> Trained:
     """Train ``agent`` in place and leave it with the weights that did best in greedy episodes from ``seeds``.
 
     Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run.
     """
-    callback = _Progress(recipe, training, seeds, folder, report)
+    callback = _Progress(recipe, training, seeds, folder, report, keep)
     checkpoint = folder.load()
     if checkpoint is not None:
         callback.restore(agent, checkpoint)
@@ -61,7 +71,13 @@ class _Progress(BaseCallback):
     """Evaluates, keeps the best weights, stops when that is enough, and writes checkpoints."""
 
     def __init__(
-        self, recipe: Recipe, training: Training, seeds: list[int], folder: StageFolder, report: Report
+        self,
+        recipe: Recipe,
+        training: Training,
+        seeds: list[int],
+        folder: StageFolder,
+        report: Report,
+        keep: Keep,
     ) -> None:
         super().__init__()
         self.recipe = recipe
@@ -69,6 +85,7 @@ class _Progress(BaseCallback):
         self.seeds = seeds
         self.folder = folder
         self.report = report
+        self.keep = keep
         self.best_reward = -np.inf
         self.best_weights: dict[str, Tensor] | None = None
         self.episode_rewards: list[float] = []
@@ -91,6 +108,9 @@ class _Progress(BaseCallback):
             self.save()
 
     def _on_step(self) -> bool:
+        milestones = self.training.milestone_every
+        if milestones is not None and self.num_timesteps % milestones < self.agent.n_envs:
+            self.keep(self.agent)
         self.episode_rewards += [float(info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
         every = self.training.eval_every
         if self.num_timesteps // every > self.evaluated // every:

@@ -142,11 +142,8 @@ def test_the_recipes_for_a_single_frame() -> None:
     ours, paper = read_recipe("pong-1frame", Recipe), read_recipe("pong-paper", Recipe)
     for found in (ours, paper):
         assert str(read_protocol(found.env_kwargs["protocol"])) == "v4, stack 1"
-    assert (ours.steps, ours.reduction.loss, ours.network) == (
-        (5, 4, 3, 2, 1),
-        "distill",
-        read_recipe("pong", Recipe).network,
-    )
+    pong = read_recipe("pong", Recipe)
+    assert ours == pong.model_copy(update={"atari": ours.atari})
     assert (paper.steps, paper.reduction.loss) == ((5, 3, 1), "td")
     assert paper.network == Network(kind="nature", features=512, bias=False, neuron="if")
 

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
@@ -85,7 +86,7 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
     return SpikingDQN(
         policy,
         env,
-        learning_rate=dqn.learning_rate,
+        learning_rate=learning_rate(dqn),
         buffer_size=dqn.buffer_size,
         learning_starts=dqn.learning_starts,
         batch_size=dqn.batch_size,
@@ -104,6 +105,13 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         seed=seed,
         device=recipe.device,
     )
+
+
+def learning_rate(dqn: DQN) -> float | LinearSchedule:
+    """Return the learning rate, or its schedule over the training."""
+    if dqn.final_learning_rate is None:
+        return dqn.learning_rate
+    return LinearSchedule(dqn.learning_rate, dqn.final_learning_rate, 1.0)
 
 
 def replay_arguments(dqn: DQN, env: VecEnv) -> dict[str, Any]:

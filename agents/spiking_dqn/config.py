@@ -74,6 +74,8 @@ class DQN(Settings):
     """Temporal-difference learning, as in SB3's DQN."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    final_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """At the last step, the learning rate falling linearly; None: it stays the same."""
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     """Its name in torch.optim."""
     buffer_size: Positive = 50_000

@@ -294,6 +294,7 @@ def fine_tuning(recipe: Recipe) -> Recipe:
     reduction = recipe.reduction
     changes = {
         "learning_rate": reduction.learning_rate,
+        "final_learning_rate": None,
         "train_freq": reduction.train_freq or recipe.dqn.train_freq,
         "exploration_initial_eps": reduction.epsilon,
         "exploration_final_eps": reduction.epsilon,

@@ -14,7 +14,7 @@ from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
 from snnrl.agents.spiking_dqn.distil import Weights, calibration_play, distil, q_values
-from snnrl.agents.spiking_dqn.td import train
+from snnrl.agents.spiking_dqn.td import Progress, train
 from snnrl.conversion import ConversionReport
 from snnrl.distillation import regret
 from snnrl.files import write_atomically
@@ -190,7 +190,7 @@ class Job:
             milestone.save(self.run.agent(f"{name}-{milestone.num_timesteps}"), exclude=["_last_obs"])
 
         report = self.reporter(name, training.steps)
-        trained = train(agent, self.recipe, training, self.gate_seeds, folder, report, keep)
+        trained = train(agent, Progress(self.recipe, training, self.gate_seeds, folder, report, keep))
         return {"gate_reward": trained.reward, "steps": trained.steps, "episode_rewards": trained.episode_rewards}
 
     def teacher(self, before: Attempt | None) -> str | None:

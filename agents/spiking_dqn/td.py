@@ -39,24 +39,15 @@ class Trained(NamedTuple):
     episode_rewards: list[float]
 
 
-def train(
-    agent: SpikingDQN,
-    recipe: Recipe,
-    training: Training,
-    seeds: list[int],
-    folder: StageFolder,
-    report: Report,
-    keep: Keep,
-) -> Trained:
-    """Train ``agent`` in place and leave it with the weights that did best in greedy episodes from ``seeds``.
+def train(agent: SpikingDQN, callback: "Progress") -> Trained:
+    """Train ``agent`` in place and leave it with the weights that did best in the callback's greedy episodes.
 
     Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run.
     """
-    callback = _Progress(recipe, training, seeds, folder, report, keep)
-    checkpoint = folder.load()
+    checkpoint = callback.folder.load()
     if checkpoint is not None:
         callback.restore(agent, checkpoint)
-    remaining = training.steps - agent.num_timesteps
+    remaining = callback.training.steps - agent.num_timesteps
     if remaining > 0 and not callback.enough:
         agent.learn(remaining, callback, log_interval=10, reset_num_timesteps=checkpoint is None)
     if callback.best_weights is None:
@@ -67,8 +58,8 @@ def train(
     return Trained(callback.best_reward, agent.num_timesteps, callback.episode_rewards)
 
 
-class _Progress(BaseCallback):
-    """Evaluates, keeps the best weights, stops when that is enough, and writes checkpoints."""
+class Progress(BaseCallback):
+    """Evaluates on ``seeds``, keeps the best weights, stops when that is enough, and checkpoints to ``folder``."""
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from snnrl import SpikingDQN
 from snnrl.agents.frame_replay import FrameReplayBuffer
-from snnrl.agents.prioritized_replay import PrioritizedReplayBuffer
 from snnrl.agents.spiking_dqn.replay import read_rows, rows_stored, write_rows
 from snnrl.errors import UserError
 
@@ -251,49 +250,3 @@ def test_an_agents_buffer_is_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
     one.save(tmp_path / "agent")
     assert SpikingDQN.load(tmp_path / "agent").replay_buffer_class is FrameReplayBuffer
-
-
-def prioritized(size: int = 40, **kwargs: Any) -> PrioritizedReplayBuffer:
-    """A buffer with two environments in which 30 rows have been stored."""
-    buffer = PrioritizedReplayBuffer(size, SPACE, ACTIONS, "cpu", 2, **kwargs)
-    streams = [stream(np.random.default_rng(env), 30, 3, "black") for env in range(2)]
-    for steps in zip(*streams, strict=True):
-        obs, next_obs, action, reward, done, _ = map(np.array, zip(*steps, strict=True))
-        buffer.add(obs, next_obs, action, reward, done, [{}, {}])
-    return buffer
-
-
-def test_surprising_transitions_come_back_in_proportion() -> None:
-    np.random.seed(0)  # noqa: NPY002 - the buffer draws as SB3 does
-    buffer = prioritized(exponent=0.5)
-    alive = np.flatnonzero(buffer.priorities)
-    assert len(alive) == (20 - 3) * 2
-    errors = torch.zeros(len(alive), 1)
-    errors[:2, 0] = torch.tensor([4.0, 1.0])
-    buffer.learned(alive, errors)
-    batch = buffer.sample(30_000)
-    times = np.bincount(batch.places, minlength=40)
-    rest = 1e-3 * (len(alive) - 2)  # (1e-6) ** 0.5 each
-    assert times[alive[0]] / 30_000 == pytest.approx(2 / (3 + rest), abs=0.02)
-    assert times[alive[1]] / 30_000 == pytest.approx(1 / (3 + rest), abs=0.02)
-    ratio = batch.weights[batch.places == alive[1]][0] / batch.weights[batch.places == alive[0]][0]
-    assert float(ratio) == pytest.approx(2**0.4, rel=1e-4)
-    assert float(batch.weights.max()) == 1.0
-
-
-def test_a_new_transition_counts_as_much_as_the_largest_so_far() -> None:
-    buffer = prioritized()
-    buffer.learned(np.flatnonzero(buffer.priorities)[:1], torch.tensor([[9.0]]))
-    obs, frame = np.zeros((2, *SPACE.shape), np.uint8), np.ones((2, *SPACE.shape), np.uint8)
-    row = buffer.pos
-    buffer.add(obs, np.concatenate([obs[:, 1:], frame[:, :1]], axis=1), np.zeros(2), np.zeros(2), np.zeros(2), [{}, {}])
-    assert buffer.priorities[row] == pytest.approx([3.0, 3.0], rel=1e-3)
-    assert buffer.priorities[buffer.pos : buffer.pos + 3].sum() == 0
-
-
-def test_uniform_priorities_draw_what_the_plain_buffer_holds() -> None:
-    batch = prioritized(exponent=0.0).sample(64)
-    assert float(batch.weights.min()) == 1.0
-    plain = prioritized().at(*np.divmod(batch.places, 2))
-    assert torch.equal(plain.observations, batch.observations)
-    assert torch.equal(plain.rewards, batch.rewards)

@@ -15,7 +15,6 @@ from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolic
 from torch.nn import functional
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
-from snnrl.agents.prioritized_replay import PrioritizedSamples
 from snnrl.agents.spiking_dqn import storage
 from snnrl.agents.spiking_dqn.policy import (
     SpikingCnnPolicy,
@@ -139,11 +138,7 @@ class SpikingDQN(DQN):
                     chooser = self.q_net(batch.next_observations) if self.double_q else next_values
             next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
             target = batch.rewards + (1 - batch.dones) * discounts * next_value
-            if isinstance(batch, PrioritizedSamples):
-                loss = (batch.weights * functional.smooth_l1_loss(value, target, reduction="none")).mean()
-                self.replay_buffer.learned(batch.places, value.detach() - target)
-            else:
-                loss = functional.smooth_l1_loss(value, target)
+            loss = functional.smooth_l1_loss(value, target)
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)

@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeIm
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.frame_replay import FrameReplayBuffer
-from snnrl.agents.prioritized_replay import PrioritizedReplayBuffer
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe
 from snnrl.agents.spiking_dqn.conversion import without_batch_norm
@@ -119,10 +118,7 @@ def replay_arguments(dqn: DQN, env: VecEnv) -> dict[str, Any]:
     if not isinstance(env, AtariVecEnv):
         return {"n_steps": dqn.n_steps}
     kwargs = {"n_steps": dqn.n_steps, "gamma": dqn.gamma}  # SB3 hands these to no buffer but its own
-    if dqn.priority_exponent == 0:
-        return {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": kwargs}
-    kwargs["exponent"] = dqn.priority_exponent
-    return {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": kwargs}
+    return {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": kwargs}
 
 
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:

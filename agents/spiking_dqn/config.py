@@ -87,8 +87,6 @@ class DQN(Settings):
     """Discount per step."""
     n_steps: Positive = 3
     """Rewards summed before bootstrapping."""
-    priority_exponent: Share = 0.0
-    """Of Atari games: draw transitions in proportion to |TD error| to this power (arXiv 1511.05952); 0: uniformly."""
     train_freq: Positive = 1
     """Steps of every environment between updates."""
     gradient_steps: Positive = 2

@@ -10,7 +10,6 @@ from torch import Tensor
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.encoding import decode, encode
 from snnrl.agents.evaluate import evaluate, mean_rate, record
-from snnrl.agents.prioritized_replay import PrioritizedReplayBuffer
 from snnrl.agents.spiking_dqn import replay, storage
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import SeededVecEnv
@@ -154,8 +153,7 @@ class Progress(BaseCallback):
             "envs": agent.env.progress(),
             "parts": self.parts,
         }
-        replayed = buffer.state() if isinstance(buffer, PrioritizedReplayBuffer) else {}
-        tensors |= {"random": generator_tensors, "best": self.best_weights or {}, "replay": replayed}
+        tensors |= {"random": generator_tensors, "best": self.best_weights or {}}
         self.folder.save(metadata, tensors)
         self.folder.keep_parts(f"rows-{begin}-{end}" for begin, end in self.parts)
 
@@ -178,7 +176,5 @@ class Progress(BaseCallback):
             replay.write_rows(buffer, begin % buffer.buffer_size, self.folder.part(f"rows-{begin}-{end}"))
         written = agent.num_timesteps // agent.n_envs
         buffer.pos, buffer.full = written % buffer.buffer_size, written >= buffer.buffer_size
-        if isinstance(buffer, PrioritizedReplayBuffer):
-            buffer.restore(checkpoint.tensors["replay"])
         agent._last_obs = agent.env.restore(metadata["envs"])
         set_random_state(metadata["random"], checkpoint.tensors["random"], agent.action_space)

@@ -4,36 +4,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LINEAR_RANGE = 0.1
-"""Advantages below this share of the teacher's standard deviation count linearly, larger ones logarithmically."""
 
-
-def distillation_loss(
-    student: Tensor, teacher: Tensor, *, q_weight: float, policy_weight: float, temperature: float
-) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, *, q_weight: float, linear_range: float | None) -> Tensor:
     """Return the loss between Q-values ``(B, actions)`` of student and teacher, a scalar.
 
-    With A = Q - mean_a Q, s_A and s_Q the teacher's standard deviations over the batch (so that no environment's reward
-    scale matters), c = 0.1 s_A and f(a) = sign(a) log(1 + |a| / c): mean (f(A_s) - f(A_t))^2
-    + q_weight * mean (Q_s - Q_t)^2 / s_Q^2
-    + policy_weight * KL(softmax(A_t / (temperature s_A)) || softmax(A_s / (temperature s_A))).
-    The advantage decides the action; f keeps the few states where an action is disastrous from drowning the many where
-    the better one is better by little.
+    With A = (Q - mean_a Q) / s_A, s_A and s_Q the teacher's standard deviations over the batch (so that no
+    environment's reward scale matters): mean (f(A_s) - f(A_t))^2 + q_weight * mean (Q_s - Q_t)^2 / s_Q^2.
+
+    The advantage decides the action. f(a) = sign(a) log(1 + |a| / linear_range) keeps the few states where an action is
+    disastrous from drowning the many where the better one is better by little; without a ``linear_range`` f(a) = a,
+    for a game that those few states decide.
     """
     student_advantage = student - student.mean(dim=1, keepdim=True)
     teacher_advantage = teacher - teacher.mean(dim=1, keepdim=True)
     spread = teacher_advantage.std().clamp(min=1e-6)
-    scale = LINEAR_RANGE * spread
-    loss = functional.mse_loss(_compress(student_advantage / scale), _compress(teacher_advantage / scale))
+    if linear_range is None:
+        loss = functional.mse_loss(student_advantage / spread, teacher_advantage / spread)
+    else:
+        scale = linear_range * spread
+        loss = functional.mse_loss(_compress(student_advantage / scale), _compress(teacher_advantage / scale))
     if q_weight:
         q_spread = teacher.std().clamp(min=1e-6)
         loss = loss + q_weight * functional.mse_loss(student / q_spread, teacher / q_spread)
-    if policy_weight:
-        log_student = functional.log_softmax(student_advantage / (temperature * spread), dim=1)
-        log_teacher = functional.log_softmax(teacher_advantage / (temperature * spread), dim=1)
-        loss = loss + policy_weight * functional.kl_div(
-            log_student, log_teacher, log_target=True, reduction="batchmean"
-        )
     return loss
 
 

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnrl.distillation import LINEAR_RANGE, best_linear, distillation_loss, regret
+from snnrl.distillation import best_linear, distillation_loss, regret
 
 WEIGHTS = st.fixed_dictionaries(
     {
         "q_weight": st.sampled_from([0.0, 0.1, 1.0]),
-        "policy_weight": st.sampled_from([0.0, 0.5]),
-        "temperature": st.just(0.7),
+        "linear_range": st.sampled_from([0.1, 3.0, None]),
     }
 )
-ADVANTAGE_ONLY: dict[str, Any] = {"q_weight": 0.0, "policy_weight": 0.0, "temperature": 1.0}
+ADVANTAGE_ONLY: dict[str, Any] = {"q_weight": 0.0, "linear_range": 0.2}
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -51,20 +50,15 @@ def test_by_hand() -> None:
     teacher = torch.tensor([[1.0, 3.0], [4.0, 0.0]], dtype=torch.float64)
     student = torch.tensor([[2.0, 2.0], [5.0, 3.0]], dtype=torch.float64)
     spread = math.sqrt((1 + 1 + 4 + 4) / 3)  # of the advantages -1, 1, 2, -2
-    compress = [math.log1p(advantage / (LINEAR_RANGE * spread)) for advantage in (0, 1, 2)]
+    compress = [math.log1p(advantage / (0.2 * spread)) for advantage in (0, 1, 2)]
     advantage = (2 * (compress[0] - compress[1]) ** 2 + 2 * (compress[1] - compress[2]) ** 2) / 4
     assert float(distillation_loss(student, teacher, **ADVANTAGE_ONLY)) == pytest.approx(advantage)
     q_spread = np.std([1, 3, 4, 0], ddof=1)
     q = (1 + 1 + 1 + 9) / 4 / q_spread**2
-    both = distillation_loss(student, teacher, q_weight=0.1, policy_weight=0.0, temperature=1.0)
+    both = distillation_loss(student, teacher, q_weight=0.1, linear_range=0.2)
     assert float(both) == pytest.approx(advantage + 0.1 * q)
-    divergence = 0.0
-    for ours, theirs in (((0, 0), (-1, 1)), ((1, -1), (2, -2))):
-        p, s = (np.exp(np.array(a) / (2 * spread)) for a in (theirs, ours))
-        p, s = p / p.sum(), s / s.sum()
-        divergence += float((p * np.log(p / s)).sum()) / 2
-    soft = distillation_loss(student, teacher, q_weight=0.0, policy_weight=3.0, temperature=2.0)
-    assert float(soft) == pytest.approx(advantage + 3 * divergence)
+    linear = distillation_loss(student, teacher, q_weight=0.0, linear_range=None)
+    assert float(linear) == pytest.approx((2 * 1 + 2 * 1) / 4 / spread**2)
 
 
 def test_advantages_ignore_a_common_shift_and_q_does_not() -> None:
@@ -73,10 +67,11 @@ def test_advantages_ignore_a_common_shift_and_q_does_not() -> None:
     assert float(distillation_loss(teacher + 5, teacher, **{**ADVANTAGE_ONLY, "q_weight": 1.0})) > 1
 
 
-def test_a_teacher_without_preferences() -> None:
+@pytest.mark.parametrize("linear_range", [0.1, None])
+def test_a_teacher_without_preferences(linear_range: float | None) -> None:
     teacher = torch.zeros(4, 2)
     student = torch.tensor([[0.0, 1.0]] * 4, requires_grad=True)
-    loss = distillation_loss(student, teacher, q_weight=0.1, policy_weight=0.1, temperature=1.0)
+    loss = distillation_loss(student, teacher, q_weight=0.1, linear_range=linear_range)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()

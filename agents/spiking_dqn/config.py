@@ -124,6 +124,8 @@ class Conversion(Settings):
 
     percentile: Percentile = 90.0
     """Of the pre-activations, for the thresholds (arXiv 2110.05929, Sec. 3)."""
+    others: tuple[Percentile, ...] = (99.5,)
+    """Distillation tries these too and goes on from the start that plays best."""
 
 
 class Reduction(Settings):
@@ -140,6 +142,8 @@ class Reduction(Settings):
     """Batches per round."""
     batch_size: Positive = 128
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Batches at the start of a round in which the learning rate rises from zero."""
     frames: Positive = 20_000
     """Observations of the teacher's play."""
     own_frames: Positive = 10_000
@@ -148,10 +152,8 @@ class Reduction(Settings):
     """Share of random actions while observations are gathered, and in training with loss td."""
     q_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the loss on Q beside that on the advantage."""
-    policy_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the divergence between softened policies."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the softened policies, in standard deviations of the teacher's advantage."""
+    linear_range: Annotated[float, Field(gt=0)] | None = 0.1
+    """Larger advantages, in standard deviations of the teacher's, count by their logarithm; None: none do."""
     td: Training = Training(steps=20_000)
     """Length of a stage with loss td."""
     train_freq: Positive | None = None
@@ -166,7 +168,9 @@ class Gate(Settings):
     tolerance: Share = 0.02
     """Share of the teacher's reward that a stage may lose."""
     episodes: Positive = 20
-    """Greedy episodes, on seeds of their own."""
+    """Episodes, on seeds of their own."""
+    epsilon: Share = 0.0
+    """Share of random actions: greedy play of some games repeats the same few episodes."""
 
 
 class Recipe(Settings):
@@ -227,6 +231,11 @@ class Recipe(Settings):
             return {}
         changes = self.atari.model_dump(exclude_none=True, exclude={"name"})
         return {"protocol": PROTOCOLS[self.protocol].changed(**changes).model_dump()}
+
+    @property
+    def gate_play(self) -> dict[str, Any]:
+        """How the gate's episodes are played."""
+        return {"env_kwargs": self.env_kwargs, "most_steps": self.most_steps, "epsilon": self.gate.epsilon}
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -169,9 +169,7 @@ class _Distillation:
         q_net, settings = self.student.q_net, self.settings
         q_net.train()
         while self.batch < settings.batches:
-            # the rate falls linearly to a tenth, so that a round ends near a minimum
-            rate = settings.learning_rate * (1 - 0.9 * self.batch / settings.batches)
-            self.optimizer.param_groups[0]["lr"] = rate
+            self.optimizer.param_groups[0]["lr"] = self._learning_rate()
             rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
             with spike_counts(q_net) as counts, self.student.mixed_precision():
                 answered = q_net(observations[rows].to(self.student.device))
@@ -179,8 +177,7 @@ class _Distillation:
                 answered,
                 answers[rows].to(self.student.device),
                 q_weight=settings.q_weight,
-                policy_weight=settings.policy_weight,
-                temperature=settings.temperature,
+                linear_range=settings.linear_range,
             )
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -192,6 +189,12 @@ class _Distillation:
                 self._check(loss.item(), {name: count.rate for name, count in counts.items()})
             if due and self.batch < settings.batches:
                 self.save()
+
+    def _learning_rate(self) -> float:
+        """Rise, lest Adam's first steps silence neurons for good; then fall to a tenth, to end near a minimum."""
+        settings = self.settings
+        rise = min(1.0, (self.batch + 1) / max(settings.warmup, 1))
+        return settings.learning_rate * rise * (1 - 0.9 * self.batch / settings.batches)
 
     def _check(self, loss: float, spike_rate: dict[str, float]) -> None:
         if not np.isfinite(loss):

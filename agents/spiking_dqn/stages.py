@@ -26,9 +26,6 @@ from snnrl.runs import RunFolder
 Reporter = Callable[[str, int], Callable[[int, str], None]]
 """Begins a stage of so many steps; returns what to call with steps done and a text."""
 
-HIGHER_PERCENTILES = (99.5,)
-"""Tried beside the recipe's own, the better start being kept: thresholds that clip fewer activations."""
-
 
 class Job:
     """One run of a recipe: every stage reads what the stages before it left in the run folder, and nothing else.
@@ -160,10 +157,9 @@ class Job:
 
     @property
     def percentiles(self) -> tuple[float, ...]:
-        """The recipe's percentile, and for distillation the higher ones that suit more timesteps better."""
-        first = self.recipe.conversion.percentile
-        higher = tuple(p for p in HIGHER_PERCENTILES if p > first) if self.recipe.reduction.loss == "distill" else ()
-        return (first, *higher)
+        """The recipe's percentile, and for distillation the others, one of which may suit a T better."""
+        conversion = self.recipe.conversion
+        return (conversion.percentile, *(conversion.others if self.recipe.reduction.loss == "distill" else ()))
 
     def say_conversion(self, name: str, report: ConversionReport) -> None:
         """Print what a conversion reports."""
@@ -222,8 +218,7 @@ class Job:
 
     def gate(self, agent: SpikingDQN) -> tuple[float, bool]:
         """Return the reward on the gate's episodes and whether it is within the tolerance of the teacher's."""
-        recipe = self.recipe
-        rewards = play(agent, recipe.env, self.gate_seeds, env_kwargs=recipe.env_kwargs, most_steps=recipe.most_steps)
+        rewards = play(agent, self.recipe.env, self.gate_seeds, **self.recipe.gate_play)
         reward = sum(rewards) / len(rewards)
         return reward, self.passes(reward)
 

@@ -118,9 +118,8 @@ class Progress(BaseCallback):
         return self.model
 
     def evaluate(self, agent: SpikingDQN) -> None:
-        """Play greedy episodes and keep the weights if they did better than any before."""
-        recipe = self.recipe
-        evaluation = evaluate(agent, recipe.env, self.seeds, env_kwargs=recipe.env_kwargs, most_steps=recipe.most_steps)
+        """Play the gate's episodes and keep the weights if they did better than any before."""
+        evaluation = evaluate(agent, self.recipe.env, self.seeds, **self.recipe.gate_play)
         record(agent.logger, "eval", evaluation)
         agent.logger.dump(agent.num_timesteps)
         self.rates = mean_rate(evaluation.spike_rate)

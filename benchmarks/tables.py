@@ -150,7 +150,7 @@ def speed() -> str:
 
 
 def shipped() -> str:
-    """Return a row for every shipped agent: reward in 30 games as its card tells, energy and spikes."""
+    """Return a row for every shipped agent: reward in 30 games as its card tells, how many differ, energy, spikes."""
     rows = []
     for card in sorted(ZOO.glob("*/summary.json")):
         for stage in json.loads(card.read_text())["stages"]:
@@ -158,8 +158,9 @@ def shipped() -> str:
             rates = list(stage["spike_rate"].values())
             rate = f"{sum(rates) / len(rates):.2f}" if rates else "-"
             figures = [f"{stage['energy_ratio']:.2f}", rate]
-            rows.append([f"{card.parent.name}/{stage['name']}", reward(stage), *also, *figures])
-    columns = ["agent", "greedy", "epsilon 0.01", "protocol v5", "energy ratio", "spikes per neuron"]
+            name, distinct = f"{card.parent.name}/{stage['name']}", str(stage["distinct_episodes"])
+            rows.append([name, reward(stage), distinct, *also, *figures])
+    columns = ["agent", "greedy", "different games", "epsilon 0.01", "protocol v5", "energy ratio", "spikes per neuron"]
     return table(columns, rows)
 
 

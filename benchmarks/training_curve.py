@@ -1,7 +1,7 @@
 """Keep the training curve of a run's ordinary network: ``python benchmarks/training_curve.py RUN NAME``.
 
-Writes ``results/NAME/curve.csv`` (agent steps, mean reward of the last 20 training episodes, greedy reward where it was
-measured) from the run's logs, and draws it in ``docs/NAME.png`` beside the reward of the spiking stages.
+Writes ``results/NAME/curve.csv`` (agent steps, mean reward of the last 20 training episodes, mean reward of the gate's
+episodes where they were played) from the run's logs, and draws it in ``docs/NAME.png`` beside the stages' rewards.
 """
 
 import argparse
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 COLUMNS = {
     "steps": "time/total_timesteps",
     "training": f"rollout/reward_mean_{RECENT}",
-    "greedy": "eval/reward",
+    "gate": "eval/reward",
 }
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     figure, panel = pyplot.subplots(figsize=(6.5, 3.2), layout="constrained")
-    for column, label, style in (("training", f"training, last {RECENT} games", "-"), ("greedy", "greedy", "o")):
+    for column, label, style in (("training", f"training, last {RECENT} games", "-"), ("gate", "at the gate", "o")):
         points = [(int(row["steps"]), float(row[column])) for row in rows if row[column]]
         panel.plot(*zip(*points, strict=True), style, label=f"ordinary, {label}", markersize=4)
     for stage in RunFolder(given.run).summary()["stages"][1:]:

@@ -136,8 +136,9 @@ class Reduction(Settings):
     teacher: Literal["ann", "previous"] = "ann"
     """Whom to imitate: the ordinary network, or the stage before."""
     rounds: Positive = 3
-    """Tries per stage, twice as many in the last one. Each adds the student's own play, labelled by the teacher, and
-    trains again."""
+    """Tries per stage. Each adds the student's own play, labelled by the teacher, and trains again."""
+    last_rounds: Positive | None = None
+    """Tries in the last stage, which is what the run is for; None: twice as many as in the others."""
     batches: Positive = 1_000
     """Batches per round."""
     batch_size: Positive = 128

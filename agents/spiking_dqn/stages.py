@@ -120,8 +120,9 @@ class Job:
     ) -> Result:
         """Train by distillation from the best of the starts."""
         recipe = self.recipe
-        if recipe.steps[-1] == student.T:  # what the run is for: it may try twice as often
-            longer = recipe.reduction.model_copy(update={"rounds": 2 * recipe.reduction.rounds})
+        if recipe.steps[-1] == student.T:
+            last = recipe.reduction.last_rounds or 2 * recipe.reduction.rounds
+            longer = recipe.reduction.model_copy(update={"rounds": last})
             recipe = recipe.model_copy(update={"reduction": longer})
         report = self.reporter(name, recipe.reduction.rounds * recipe.reduction.batches)
         seed = self.seed(name)

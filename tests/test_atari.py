@@ -17,6 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 
 from snnrl import SpikingDQN
 from snnrl.agents.atari_vec_env import AtariVecEnv
+from snnrl.agents.spiking_dqn.build import background
+from snnrl.agents.spiking_dqn.config import Recipe
+from snnrl.config import read_recipe
 from snnrl.envs import AtariGame, make, near_game, read_protocol
 from snnrl.envs.atari import KEEPS_STATE, PROTOCOLS, UNPLAYABLE, AtariGames, AtariProtocol, find_game, games
 from snnrl.envs.seeded_games import EPISODES_PER_SEED, SeededGames
@@ -375,3 +378,7 @@ def test_sb3_learns_watches_and_evaluates() -> None:
     assert [image is not None and image.shape for image in env.get_images()] == [(84, 84, 3)] * 2
     env.close()
     agent.env.close()
+
+
+def test_the_background_of_pong_is_its_grey() -> None:
+    assert background(read_recipe("pong", Recipe)) == round(87 / 255, 3)  # (144, 72, 17) in grey

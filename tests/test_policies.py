@@ -61,6 +61,25 @@ def test_without_a_dense_layer_the_flattened_maps_are_the_features():
     assert extractor(zeros).shape == (2, extractor.features_dim) == (2, 32 + 3 + 2)
 
 
+def test_the_background_is_subtracted_before_and_after_conversion(tmp_path):
+    space = spaces.Box(0, 255, (2, 36, 36), np.uint8)
+    options = {"policy_kwargs": {"features_extractor_kwargs": {"background": 0.25}}}
+    agent = SpikingDQN("CnnPolicy", World(space), T=None, **FAST | options)
+    images = batch_of(space, 16)
+    tensor = torch.as_tensor(images)
+    answers = agent.q_net(tensor)
+    spiking, report = convert_agent(agent, images, T=200, percentile=100)
+    assert report.action_agreement > 0.9
+    spiking.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent")
+    assert torch.equal(loaded.q_net(tensor), spiking.q_net(tensor))
+    layer = agent.q_net.features_extractor.cnn.conv1.weights
+    with torch.no_grad():  # the same as a bias: the Nature network has no padding
+        layer.bias -= 0.25 * layer.weight.sum(dim=(1, 2, 3))
+    agent.q_net.features_extractor.background = 0.0
+    torch.testing.assert_close(agent.q_net(tensor), answers, atol=1e-5, rtol=1e-4)
+
+
 def test_a_network_without_spikes_says_so():
     with pytest.warns(UserWarning, match="nothing spikes"):
         agent = small_agent(policy_kwargs={"net_arch": []})

@@ -16,9 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeIm
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.frame_replay import FrameReplayBuffer
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe
+from snnrl.agents.spiking_dqn.config import DQN, Recipe
 from snnrl.agents.spiking_dqn.conversion import without_batch_norm
 from snnrl.envs import Progress, SeededEpisodes, games, make, read_protocol
+
+RANDOM_STEPS = 100
+"""Of every environment, over which the background is measured."""
 
 
 class SeededVecEnv(DummyVecEnv):
@@ -79,7 +82,7 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
     dqn = recipe.dqn
     if like is None:
         policy: Any = "MlpPolicy" if recipe.network.kind == "mlp" else "CnnPolicy"
-        arguments = policy_arguments(recipe.network, T)
+        arguments = policy_arguments(recipe, T)
     else:
         policy, arguments = like.policy_class, without_batch_norm(like.policy_kwargs | {"T": T})
     return SpikingDQN(
@@ -126,11 +129,25 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     name = recipe.dqn.optimizer
     # one pass over 1.7 M weights instead of a dozen; for a small network it changes nothing but the rounding
     fused = {"fused": True} if recipe.network.kind == "nature" and name.startswith("Adam") else {}
-    return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused}
+    epsilon = {} if recipe.dqn.optimizer_epsilon is None else {"eps": recipe.dqn.optimizer_epsilon}
+    return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused | epsilon}
 
 
-def policy_arguments(network: Network, T: int | None) -> dict[str, Any]:
+def background(recipe: Recipe) -> float:
+    """Return the median pixel, between 0 and 1, of some random play."""
+    envs = training_envs(recipe, recipe.seed)
+    generator = np.random.default_rng(recipe.seed)
+    assert isinstance(envs.action_space, spaces.Discrete)
+    frames: list[Any] = [envs.reset()]
+    for _ in range(RANDOM_STEPS):
+        frames.append(envs.step(generator.integers(envs.action_space.n, size=envs.num_envs))[0])
+    envs.close()
+    return round(float(np.median(frames)) / 255, 3)
+
+
+def policy_arguments(recipe: Recipe, T: int | None) -> dict[str, Any]:
     """Return the policy's keyword arguments for a recipe's network."""
+    network = recipe.network
     arguments: dict[str, Any] = {
         "T": T,
         "neuron": network.neuron,
@@ -143,5 +160,6 @@ def policy_arguments(network: Network, T: int | None) -> dict[str, Any]:
             "network": network.kind,
             "features_dim": network.features,
             "batch_norm": network.batch_norm,
+            "background": background(recipe) if network.background == "measured" else network.background,
         }
     return arguments if T is None else without_batch_norm(arguments)

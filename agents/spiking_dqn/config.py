@@ -58,6 +58,8 @@ class Network(Settings):
     """Batch-norm after every convolution of the ordinary network; conversion folds it."""
     dueling: bool = False
     """Separate streams for value and advantage (arXiv 1511.06581)."""
+    background: Share | Literal["measured"] = 0.0
+    """Subtracted from pixels between 0 and 1 before the first convolution; measured: their median in random play."""
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
     neuron: Literal["lif", "if"] = "lif"
@@ -78,6 +80,8 @@ class DQN(Settings):
     """At the last step, the learning rate falling linearly; None: it stays the same."""
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     """Its name in torch.optim."""
+    optimizer_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Added to Adam's denominator, so that vanishing gradients make small steps; None: torch's."""
     buffer_size: Positive = 50_000
     """Transitions."""
     learning_starts: Annotated[int, Field(ge=0)] = 1_000

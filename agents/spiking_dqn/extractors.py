@@ -24,7 +24,11 @@ class SlottedExtractor(BaseFeaturesExtractor):
 
 
 class SlottedCNN(SlottedExtractor):
-    """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by the Nature or the small convolutional network."""
+    """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by the Nature or the small convolutional network.
+
+    ``background`` is subtracted from the images: where they are mostly grey, every small change of a filter would else
+    move its output everywhere at once, and most of the first layer's ReLUs die (docs/deviations.md).
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class SlottedCNN(SlottedExtractor):
         features_dim: int = 512,
         network: str = "nature",
         batch_norm: bool = False,
+        background: float = 0.0,
         normalized_image: bool = False,
     ) -> None:
         if network not in NETWORKS:
@@ -45,11 +50,13 @@ class SlottedCNN(SlottedExtractor):
             raise UserError(f"images of shape {shape} are too small for the {network} network's kernels") from error
         super().__init__(observation_space, output_width(cnn, shape))
         # the faster layout for these convolutions, on a CPU too
+        self.background = background
         self.cnn = cnn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return features ``(B, features_dim)``, or ``(T * B, features_dim)`` once filled."""
-        features: Tensor = self.cnn(observations.contiguous(memory_format=torch.channels_last))
+        images = observations.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.cnn(images - self.background if self.background else images)
         return features
 
     def fill(self, neuron: str, steps: int) -> bool:

@@ -58,7 +58,7 @@ def checkpoint_bytes(recipe: Recipe, *, learns_by_td: bool) -> int:
     assert space.dtype is not None
     observation = int(np.prod(space.shape)) * space.dtype.itemsize
     stored = observation // space.shape[0] if frames else 2 * observation
-    rounds = 2 * recipe.reduction.rounds - 1
+    rounds = max(recipe.reduction.rounds, recipe.reduction.most_rounds) - 1
     play = (recipe.reduction.frames + rounds * recipe.reduction.own_frames) * observation
     return max(
         recipe.dqn.buffer_size * stored if learns_by_td else 0, play if recipe.reduction.loss == "distill" else 0
@@ -129,8 +129,7 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     name = recipe.dqn.optimizer
     # one pass over 1.7 M weights instead of a dozen; for a small network it changes nothing but the rounding
     fused = {"fused": True} if recipe.network.kind == "nature" and name.startswith("Adam") else {}
-    epsilon = {} if recipe.dqn.optimizer_epsilon is None else {"eps": recipe.dqn.optimizer_epsilon}
-    return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused | epsilon}
+    return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused}
 
 
 def background(recipe: Recipe) -> float:

@@ -80,8 +80,6 @@ class DQN(Settings):
     """At the last step, the learning rate falling linearly; None: it stays the same."""
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     """Its name in torch.optim."""
-    optimizer_epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Added to Adam's denominator, so that vanishing gradients make small steps; None: torch's."""
     buffer_size: Positive = 50_000
     """Transitions."""
     learning_starts: Annotated[int, Field(ge=0)] = 1_000
@@ -165,6 +163,11 @@ class Reduction(Settings):
     """Steps of every environment between updates with loss td; None: as for the ordinary network."""
     checkpoint_every: Positive = 250
     """Batches between checkpoints."""
+
+    @property
+    def most_rounds(self) -> int:
+        """Tries in the last stage."""
+        return self.last_rounds or 2 * self.rounds
 
 
 class Gate(Settings):

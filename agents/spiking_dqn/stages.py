@@ -121,8 +121,7 @@ class Job:
         """Train by distillation from the best of the starts."""
         recipe = self.recipe
         if recipe.steps[-1] == student.T:
-            last = recipe.reduction.last_rounds or 2 * recipe.reduction.rounds
-            longer = recipe.reduction.model_copy(update={"rounds": last})
+            longer = recipe.reduction.model_copy(update={"rounds": recipe.reduction.most_rounds})
             recipe = recipe.model_copy(update={"reduction": longer})
         report = self.reporter(name, recipe.reduction.rounds * recipe.reduction.batches)
         seed = self.seed(name)

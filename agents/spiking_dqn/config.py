@@ -112,9 +112,9 @@ class Training(Settings):
     episodes: Positive | None = None
     """Stop after this many episodes."""
     target_reward: float | None = None
-    """Stop once greedy episodes reach this mean reward."""
+    """Stop once the gate's episodes reach this mean reward."""
     eval_every: Positive = 5_000
-    """Environment steps between greedy evaluations; the best network of them is kept."""
+    """Environment steps between plays of the gate's episodes; the best network of them is kept."""
     checkpoint_every: Positive = 5_000
     """Environment steps between checkpoints."""
     milestone_every: Positive | None = None

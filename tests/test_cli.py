@@ -543,7 +543,16 @@ def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
     ]
     options += ["--ann.steps", "24", "--dqn.learning-starts", "8", "--dqn.buffer-size", "64", "--dqn.batch-size", "4"]
     options += ["--reduction.rounds", "1", "--reduction.last-rounds", "1", "--reduction.batches", "2"]
-    options += ["--reduction.frames", "8", "--reduction.td.steps", "24", "--reduction.batch-size", "4", "--gate.tolerance", "1"]
+    options += [
+        "--reduction.frames",
+        "8",
+        "--reduction.td.steps",
+        "24",
+        "--reduction.batch-size",
+        "4",
+        "--gate.tolerance",
+        "1",
+    ]
     if name == "convert":
         options += ["--network.net-arch", "8"]
     code, out, err = call("train", name, "--device", "cpu", "--json", *options)

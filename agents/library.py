@@ -82,7 +82,7 @@ def open_agent(
             raise UserError(f"{path} asks for code of its own, {quoted(env_id)}: give --env if you trust it")
     if env_id is None:
         raise UserError(f"{path} does not tell its environment: give --env")
-    env_kwargs = _env_kwargs(env_id, env_kwargs, protocol)
+    env_kwargs = _env_kwargs(env_id, env_kwargs, protocol, path)
     if agent is None:
         agent = _read_foreign(path, env_id, env_kwargs, device, activation, vecnormalize)
     else:
@@ -100,15 +100,18 @@ def open_agent(
     return Opened(agent, env_id, env_kwargs, source)
 
 
-def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None) -> dict[str, Any]:
+def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None, path: Path) -> dict[str, Any]:
     """Return what the environment is made with: an Atari game's protocol, as stored or as asked for."""
     if env_id not in games():
         if protocol is not None:
             raise UserError(f"{env_id} is no Atari game: it has no --protocol")
         return {}
     if unknown := set(stored) - {"protocol"}:
-        raise UserError(f"an Atari game is made with a protocol alone, not with {quoted(min(unknown))}")
-    found = read_protocol(stored.get("protocol", "v4"))
+        raise UserError(f"{path}: an Atari game is made with a protocol alone, not with {quoted(min(unknown))}")
+    try:
+        found = read_protocol(stored.get("protocol", "v4"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return {"protocol": (found if protocol is None else found.seen_under(protocol)).model_dump()}
 
 

@@ -45,15 +45,18 @@ def train(recipe: str, moment: str, run: Path) -> int:
 
 
 def moments(summary: dict[str, Any], share: int) -> list[str]:
-    """Draw the moments, in the order in which a run meets them."""
+    """Draw the moments, in an order in which a run meets them all: one that is past strikes at once."""
     draw = random.Random(0)
     names = ["ann", *(attempt["name"] for attempt in summary["attempts"])]
     found = []
     for name in names:
         steps = summary["stages"][0]["steps"] if name == "ann" else summary["recipe"]["reduction"]["batches"]
-        found += [f"{name}@{step}" for step in sorted(draw.sample(range(50, steps - 50), share))]
-        if name in (names[0], names[-1]):
-            found.append(f"{name}@write:{4 if name == 'ann' else 3}")
+        drawn = [f"{name}@{step}" for step in sorted(draw.sample(range(50, steps - 50), share))]
+        if name == names[0]:
+            drawn.insert(0, f"{name}@write:4")
+        elif name == names[-1]:
+            drawn.append(f"{name}@write:3")
+        found += drawn
     return found
 
 

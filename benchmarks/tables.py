@@ -167,6 +167,8 @@ def shipped() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),
+    "pong": lambda: runs("pong"),
+    "breakout": lambda: runs("breakout"),
     "schedules": schedules,
     "cartpole-paper": paper,
     "convert": foreign,

@@ -1,6 +1,6 @@
 """Energy of single operations, in picojoules: tables in YAML, each figure with its source."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,12 +9,10 @@ from snnrl.config import read_recipe, recipe_names
 TABLES = "snnrl.energy.tables"
 
 
-class Cost(BaseModel):
-    """What an operation costs, and who says so."""
+class Cost(NamedTuple):
+    """What an operation costs, and who says so: ``[0.9, "Horowitz 2014"]`` in YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    pJ: Annotated[float, Field(ge=0)]
+    pJ: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     source: Annotated[str, Field(min_length=1)]
 
 

@@ -20,7 +20,7 @@ from snnrl.neurons import SpikingNeuron
 
 @dataclass(frozen=True)
 class LayerOperations:
-    """One weighted layer with the neurons behind it; counts are totals over ``decisions`` unless it is said otherwise."""
+    """One weighted layer with the neurons behind it; counts are totals over ``decisions`` unless said otherwise."""
 
     name: str
     decisions: int

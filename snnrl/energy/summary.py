@@ -13,8 +13,8 @@ Tally = dict[str, float]
 def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None = None) -> Tally:
     """Return the operations of a layer and its neurons in one decision.
 
-    Spiking input counts as its mean rate times all products (arXiv 2110.05929, Eq. 4) or by the spikes' real fan-out, as
-    the table has it. ``skip_zeros``: whether products with zero are left out; by default where the input spikes.
+    Spiking input counts as its mean rate times all products (arXiv 2110.05929, Eq. 4) or by the spikes' real fan-out,
+    as the table has it. ``skip_zeros``: whether products with zero are left out; by default where the input spikes.
     Weights are read once a pass; inputs are read, outputs written once; potentials are stored between two steps.
     """
     skip = layer.spiking if skip_zeros is None else skip_zeros
@@ -93,7 +93,7 @@ ASSUMPTIONS = (
 def what_if(
     layers: Sequence[LayerOperations], ordinary: Sequence[LayerOperations] | None
 ) -> dict[Assumption, float | None]:
-    """Return the energy ratio under every assumption; None where it takes the ordinary network, and that is not given."""
+    """Return the energy ratio under every assumption; None where it takes the ordinary network, which is not given."""
     found: dict[Assumption, float | None] = {}
     for assumption in ASSUMPTIONS:
         table = read_costs(assumption.table)

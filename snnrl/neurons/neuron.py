@@ -1,7 +1,6 @@
 """What every kind of spiking neuron shares: it fills an activation slot and sees time folded into the batch."""
 
 from abc import ABC, abstractmethod
-
 from typing import ClassVar
 
 import torch

@@ -28,7 +28,8 @@ def read(run: Path) -> list[dict[str, str]]:
         with log.open(newline="") as file:
             for row in csv.DictReader(file):
                 if row.get(COLUMNS["steps"]):
-                    rows[int(row[COLUMNS["steps"]])] = {name: row.get(key, "") for name, key in COLUMNS.items()}
+                    kept = rows.setdefault(int(row[COLUMNS["steps"]]), dict.fromkeys(COLUMNS, ""))
+                    kept.update({name: row[key] for name, key in COLUMNS.items() if row.get(key)})
     return [rows[step] for step in sorted(rows)]
 
 
@@ -48,9 +49,11 @@ def main() -> None:
     figure, panel = pyplot.subplots(figsize=(6.5, 3.2), layout="constrained")
     for column, label, style in (("training", f"training, last {RECENT} games", "-"), ("gate", "at the gate", "o")):
         points = [(int(row["steps"]), float(row[column])) for row in rows if row[column]]
-        panel.plot(*zip(*points, strict=True), style, label=f"ordinary, {label}", markersize=4)
-    for stage in RunFolder(given.run).summary()["stages"][1:]:
-        panel.axhline(stage["reward_mean"], linestyle=":", label=f"{stage['name']}, {stage['reward_mean']:.1f}")
+        steps, rewards = [step for step, _ in points], [reward for _, reward in points]
+        panel.plot(steps, rewards, style, label=f"ordinary, {label}", markersize=4)
+    for number, stage in enumerate(RunFolder(given.run).summary()["stages"], 2):
+        label = f"{stage['name']}, reported: {stage['reward_mean']:.1f}"
+        panel.axhline(stage["reward_mean"], linestyle=":", color=f"C{number}", label=label)
     panel.set(xlabel="agent steps", ylabel="reward")
     panel.legend(frameon=False, fontsize="small")
     figure.savefig(ROOT / "docs" / f"{given.name}.png", dpi=110, metadata={"Software": None})

@@ -121,6 +121,7 @@ class Progress(BaseCallback):
         """Play the gate's episodes and keep the weights if they did better than any before."""
         evaluation = evaluate(agent, self.recipe.env, self.seeds, **self.recipe.gate_play)
         record(agent.logger, "eval", evaluation)
+        agent.logger.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
         agent.logger.dump(agent.num_timesteps)
         self.rates = mean_rate(evaluation.spike_rate)
         if evaluation.mean > self.best_reward:

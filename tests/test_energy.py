@@ -15,9 +15,9 @@ from snnrl.energy import (
     cost_tables,
     count_operations,
     counts,
-    energy,
     energy_ratio,
     ordinary_energy,
+    price,
     read_costs,
     spiking_energy,
     tally,
@@ -252,8 +252,8 @@ def test_a_tally_by_hand() -> None:
         "potential_read": 0,
         "potential_write": 0,
     }
-    assert energy(tally(layer, PAPER), PAPER) == pytest.approx(60 * 0.9)
-    assert energy(tally(layer, ARITHMETIC), ARITHMETIC) == pytest.approx(45 * 0.9 + 10 * 3.7 + 28 * 0.9 + 15 * 0.9)
+    assert price(tally(layer, PAPER), PAPER) == pytest.approx(60 * 0.9)
+    assert price(tally(layer, ARITHMETIC), ARITHMETIC) == pytest.approx(45 * 0.9 + 10 * 3.7 + 28 * 0.9 + 15 * 0.9)
 
 
 def test_at_one_step_a_neuron_is_a_comparison() -> None:

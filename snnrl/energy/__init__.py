@@ -2,7 +2,7 @@
 
 from snnrl.energy.costs import CostTable, cost_tables, read_costs
 from snnrl.energy.operations import LayerOperations, count_operations, counts
-from snnrl.energy.summary import Assumption, cap, energy, energy_ratio, ordinary_energy, spiking_energy, tally, what_if
+from snnrl.energy.summary import Assumption, cap, energy_ratio, ordinary_energy, price, spiking_energy, tally, what_if
 
 __all__ = [
     "Assumption",
@@ -12,9 +12,9 @@ __all__ = [
     "cost_tables",
     "count_operations",
     "counts",
-    "energy",
     "energy_ratio",
     "ordinary_energy",
+    "price",
     "read_costs",
     "spiking_energy",
     "tally",

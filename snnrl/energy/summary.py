@@ -41,14 +41,14 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
     }
 
 
-def energy(operations: Mapping[str, float], table: CostTable) -> float:
+def price(operations: Mapping[str, float], table: CostTable) -> float:
     """Return the energy of the operations in pJ."""
     return sum(count * getattr(table.operations, kind).pJ for kind, count in operations.items())
 
 
 def spiking_energy(layers: Sequence[LayerOperations], table: CostTable, *, skip_zeros: bool | None = None) -> float:
     """Return the energy in pJ of one decision of the network that was counted."""
-    return sum(energy(tally(layer, table, skip_zeros=skip_zeros), table) for layer in layers)
+    return sum(price(tally(layer, table, skip_zeros=skip_zeros), table) for layer in layers)
 
 
 def ordinary_energy(layers: Sequence[LayerOperations], table: CostTable, *, skip_zeros: bool = False) -> float:

@@ -10,11 +10,23 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from snnrl.agents.spiking_dqn import SlottedCNN, SlottedCombined, SpikingDQN, SpikingMlpPolicy
 from snnrl.agents.spiking_dqn.conversion import convert_agent
 from snnrl.agents.spiking_dqn.distil import align_head, q_values
+from snnrl.agents.spiking_dqn.extractors import channels_last
 from snnrl.errors import UserError
 from snnrl.networks import neurons_of
 from worlds import FAST, POLICIES, World, batch_of, row, same, small_agent
 
 # --- the policies
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_channels_last_changes_the_layout_alone(channels, dtype):
+    wide = torch.randint(0, 256, (3, channels + 1, 6, 7), dtype=torch.uint8).to(dtype)
+    for images in (wide[:, :channels], wide[:, 1:], wide[:, 1:].contiguous(memory_format=torch.channels_last)):
+        laid_out = channels_last(images)
+        assert torch.equal(laid_out, images)
+        assert laid_out.dtype == dtype
+        assert laid_out.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("T", [1, 3])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from snnrl.agents.encoding import decode, encode
 from snnrl.agents.spiking_dqn.checks import check_architecture, check_kind
-from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedCombined, SlottedExtractor
+from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedCombined, SlottedExtractor, channels_last
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import first_line, quoted
@@ -103,16 +103,14 @@ class SpikingQNetwork(QNetwork):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
         """Return features; where autocast multiplies in bfloat16, bytes become bfloat16 without a float32 between."""
-        if (
-            isinstance(obs, Tensor)
-            and torch.is_autocast_enabled(obs.device.type)
-            and self.normalize_images
-            and is_image_space(self.observation_space)
-        ):
-            images = obs.contiguous(memory_format=torch.channels_last).to(torch.bfloat16).mul_(1 / 255)
-            features: Tensor = features_extractor(images)
+        if not isinstance(obs, Tensor) or not isinstance(features_extractor, SlottedCNN):
+            return super().extract_features(obs, features_extractor)
+        images = channels_last(obs)
+        of_bytes = self.normalize_images and is_image_space(self.observation_space)
+        if of_bytes and torch.is_autocast_enabled(obs.device.type):
+            features: Tensor = features_extractor(images.to(torch.bfloat16).mul_(1 / 255))
             return features
-        return super().extract_features(obs, features_extractor)
+        return super().extract_features(images, features_extractor)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Return Q-values ``(B, actions)``; every potential starts at zero."""

@@ -65,6 +65,8 @@ def energy(arguments: Sequence[str]) -> int:
     options = parse(EnergyOptions, rest, f"energy {name}")
     if options.csv is not None and options.csv.exists():
         raise UserError(f"{options.csv} exists: give another --csv")
+    if options.csv is not None and not options.csv.parent.is_dir():
+        raise UserError(f"there is no folder {options.csv.parent} for --csv")
     table = read_costs(options.model)
     opened = open_agent(
         name,

@@ -10,7 +10,6 @@ and ones alone makes accumulates. Different: a layer behind average pooling make
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from neurobench.metrics.workload import ActivationSparsity, SynapticOperations
 from neurobench.models import TorchModel

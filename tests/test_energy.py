@@ -359,6 +359,29 @@ def test_the_papers_hundred_steps_do_not_fit_its_formula() -> None:
     assert round(energy_ratio(nature(1, 2.92)), 2) == 1.61
 
 
+def vgg16(rate: float) -> tuple[LayerOperations, ...]:
+    """VGG16 on 32x32 images, pooled to 2x2, with 10 classes, every input but the image spiking at ``rate``."""
+    layers, channels = [], 3
+    for width, depth, size in ((64, 2, 32), (128, 2, 16), (256, 3, 8), (512, 3, 4), (512, 3, 2)):
+        for _ in range(depth):
+            layers.append(
+                dense(size**2 * width * channels * 9, parameters=width * channels * 9, neurons=size**2 * width)
+            )
+            channels = width
+    for inputs, outputs in ((2048, 4096), (4096, 4096), (4096, 10)):
+        neurons = outputs if outputs == 4096 else 0
+        layers.append(dense(inputs * outputs, parameters=inputs * outputs, neurons=neurons))
+    inputs = 10**6
+    spiking = {"spiking": True, "inputs": inputs, "events": round(rate * inputs)}
+    return layers[0], *(replace(layer, **spiking) for layer in layers[1:])
+
+
+def test_the_papers_vgg16() -> None:
+    """33.0 at an average rate of 0.13; the layers' own rates are in a figure only."""
+    assert energy_ratio(vgg16(0.135)) < 33.0 < energy_ratio(vgg16(0.125))
+    assert round(energy_ratio(vgg16(0.13)), 1) == 32.8
+
+
 def test_four_frames_cap_the_ratio() -> None:
     assert round(energy_ratio(nature(4, 0.0)), 2) == round(cap(nature(4, 1.0), PAPER), 2) == 2.85
     ratios = [energy_ratio(nature(4, float(rate))) for rate in np.linspace(0, 1, 11)]
@@ -367,8 +390,11 @@ def test_four_frames_cap_the_ratio() -> None:
 
 def test_the_papers_memory_accesses() -> None:
     """VGG16 at T = 5 against T = 1: 5.03 times, weights read at every step, potentials between two (Sec. 4)."""
-    weights, potentials = 39_917_248, 284_672
-    layer = dense(1, parameters=weights, spiking=True, neurons=potentials, steps=1)
-    found = [tally(replace(layer, passes=T, steps=T), PAPER) for T in (5, 1)]
-    five, one = (counted["weight_read"] + counted["potential_write"] for counted in found)
+    layers = vgg16(0.1)
+    assert sum(layer.parameters for layer in layers) == 39_917_248
+    assert sum(layer.neurons for layer in layers) == 284_672
+    five, one = (
+        sum(counted["weight_read"] + counted["potential_write"] for counted in found)
+        for found in ([tally(replace(layer, passes=T, steps=T), PAPER) for layer in layers] for T in (5, 1))
+    )
     assert round(five / one, 2) == 5.03

@@ -84,7 +84,7 @@ ASSUMPTIONS = (
     Assumption("the same in 8 bits, 32-bit sums", "int8"),
     Assumption("hardware that skips zeros of the ordinary network as well", "arithmetic", skip_zeros=True),
     Assumption("dense hardware: an absent spike costs as much as a spike", "arithmetic", skip_zeros=False),
-    Assumption("arithmetic and memory, weights in 1 MB of SRAM", "memory"),
+    Assumption("arithmetic and memory, everything in SRAM", "memory"),
     Assumption("arithmetic and memory, weights in DRAM", "dram"),
     Assumption("synapses and neurons of Loihi, products of the ordinary network in 45 nm", "loihi"),
 )

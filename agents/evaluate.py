@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.energy import count_operations, energy_ratio
+from snnrl.energy import LayerOperations, count_operations, energy_ratio
 from snnrl.envs import open_episodes
 from snnrl.networks import spike_counts
 
@@ -37,13 +37,20 @@ class Evaluation:
     distinct: int
     """How many different episodes these were, going by every observation."""
     spike_rate: dict[str, float]
-    energy_ratio: float
+    layers: tuple[LayerOperations, ...]
+    """Operations, counted on the observations."""
     observations: np.ndarray[Any, Any]
+    """An even sample of those that were met."""
 
     @property
     def mean(self) -> float:
         """Mean reward."""
         return float(np.mean(self.rewards))
+
+    @property
+    def energy_ratio(self) -> float:
+        """The ordinary network's energy over this one's, by the arithmetic of arXiv 2110.05929, Eq. 4."""
+        return energy_ratio(self.layers) if self.spike_rate else 1.0
 
     @property
     def std(self) -> float:
@@ -135,7 +142,7 @@ def evaluate(
         tuple(rewards),
         len(set(seen.fingerprints)),
         {layer_name(name): count.rate for name, count in counts.items()},
-        1.0 if agent.T is None else energy_ratio(layers),
+        layers,
         sample,
     )
 

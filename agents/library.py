@@ -100,6 +100,17 @@ def open_agent(
     return Opened(agent, env_id, env_kwargs, source)
 
 
+def open_ordinary(name: str, opened: Opened, device: str = "auto") -> SpikingDQN | None:
+    """Return the ordinary network of the run or shipped agent that ``opened`` is from, or None where it is not told."""
+    path = _find(name, opened.agent.T)
+    for candidate in (path, path.with_name("ann.zip")):
+        if candidate.is_file():
+            found = open_agent(str(candidate), opened.env_id, env_kwargs=opened.env_kwargs, device=device).agent
+            if found.T is None and found.observation_space == opened.agent.observation_space:
+                return found
+    return None
+
+
 def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None, path: Path) -> dict[str, Any]:
     """Return what the environment is made with: an Atari game's protocol, as stored or as asked for."""
     if env_id not in games():

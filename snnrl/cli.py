@@ -1,4 +1,4 @@
-"""The command line: ``snnrl train | eval | convert | play | list``."""
+"""The command line: ``snnrl train | eval | convert | energy | play | list``."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("train", "RECIPE: an ordinary DQN, its spiking conversion, and T lowered stage by stage"),
     "eval": ("evaluate", "AGENT: reward, spike rates and energy over greedy episodes, at one T or several"),
     "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
+    "energy": ("energy", "AGENT: operations and energy of a decision, layer by layer, against the ordinary network's"),
     "play": ("play", "AGENT: write a video of greedy episodes"),
     "list": ("listing", "recipes, environments and shipped agents"),
 }

@@ -17,14 +17,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 NO_CHANGES: Mapping[str, Any] = {}
 
+RECIPES = "snnrl.configs"
+
 _SHORT = reprlib.Repr()  # a few lines of YAML can hold a value that is too large to print
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 2
 
 
-def recipe_names() -> dict[str, str]:
-    """Return the shipped recipes: name to the first line of its comment."""
-    files = sorted(resources.files("snnrl.configs").iterdir(), key=lambda file: file.name)
+def recipe_names(package: str = RECIPES) -> dict[str, str]:
+    """Return the YAML files that come in a package: name to the first line of its comment."""
+    files = sorted(resources.files(package).iterdir(), key=lambda file: file.name)
     return {
         file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
         for file in files
@@ -32,30 +34,40 @@ def recipe_names() -> dict[str, str]:
     }
 
 
-def read_recipe(name: str, model: type[Model], changes: Mapping[str, Any] = NO_CHANGES) -> Model:
+def read_recipe(
+    name: str,
+    model: type[Model],
+    changes: Mapping[str, Any] = NO_CHANGES,
+    *,
+    package: str = RECIPES,
+    kind: str = "recipe",
+) -> Model:
     """Return the recipe with this name, or in the YAML file at this path, with ``changes`` to it.
 
-    A recipe with a ``base`` holds what differs from the recipe of that name.
+    A recipe with a ``base`` holds what differs from the recipe of that name. Settings of another ``kind`` are read the
+    same way, those that come with the package from another ``package``.
 
     Raises:
         UserError: there is none, its YAML is broken, or a key or value in it is wrong.
     """
-    if name in recipe_names():
-        text, where = (resources.files("snnrl.configs") / f"{name}.yaml").read_text(encoding="utf-8"), name
+    shipped = recipe_names(package)
+    if name in shipped:
+        text, where = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8"), name
     else:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
-            raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
+            raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, shipped)}")
         try:
             text, where = path.read_text(encoding="utf-8"), name
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or "not text"
-            raise UserError(f"cannot read the recipe {name}: {problem}") from error
+            raise UserError(f"cannot read the {kind} {name}: {problem}") from error
     values = _parse(text, where)
     if (base := values.pop("base", None)) is not None:
-        if not isinstance(base, str) or base not in recipe_names() or base == name:
-            raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), recipe_names())}")
-        values = _merged(read_recipe(base, model).model_dump(exclude_unset=True), values)
+        if not isinstance(base, str) or base not in shipped or base == name:
+            raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), shipped)}")
+        inherited = read_recipe(base, model, package=package, kind=kind)
+        values = _merged(inherited.model_dump(exclude_unset=True), values)
     return validate(model, _merged(values, changes), where)
 
 

@@ -1,15 +1,22 @@
 """Energy of a decision, spiking against ordinary."""
 
-from snnrl.energy.costs import ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ
-from snnrl.energy.operations import LayerOperations, count_operations
-from snnrl.energy.summary import energy_ratio, ordinary_energy, spiking_energy
+from snnrl.energy.costs import CostTable, cost_tables, read_costs
+from snnrl.energy.operations import LayerOperations, count_operations, counts
+from snnrl.energy.summary import Assumption, cap, energy_ratio, ordinary_energy, price, spiking_energy, tally, what_if
 
 __all__ = [
-    "ACCUMULATE_PJ",
-    "MULTIPLY_ACCUMULATE_PJ",
+    "Assumption",
+    "CostTable",
     "LayerOperations",
+    "cap",
+    "cost_tables",
     "count_operations",
+    "counts",
     "energy_ratio",
     "ordinary_energy",
+    "price",
+    "read_costs",
     "spiking_energy",
+    "tally",
+    "what_if",
 ]

@@ -1,52 +1,202 @@
-"""Count the operations of a network's linear and convolutional layers on observations that it meets."""
+"""Count the operations of a network's layers and neurons on observations that it meets, exactly.
 
-from typing import Any, NamedTuple
+A product is counted where its input takes part in it, padding and stride included: the gradient of the sum of a layer's
+outputs, its weights all one, is the number of products that each input enters (its fan-out).
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+
+from snnrl.neurons import SpikingNeuron
 
 
-class LayerOperations(NamedTuple):
-    """One weighted layer: multiply-accumulates of one dense pass, how often it runs, and its input's spike rate.
-
-    ``input_rate`` is spikes per input and decision (summed over T), or None where the input is real-valued and every
-    product must be computed in each of ``passes`` per decision.
-    """
+@dataclass(frozen=True)
+class LayerOperations:
+    """One weighted layer with the neurons behind it; counts are totals over ``decisions`` unless said otherwise."""
 
     name: str
-    macs: int
+    decisions: int
+    """Observations."""
     passes: int
-    input_rate: float | None
+    """How often the weights are applied in one decision: 1 or T."""
+    macs: int
+    """Products of one pass, a convolution's padding included: the usual count."""
+    spiking: bool
+    """Whether all inputs are spikes, or their average: products are then additions of a weight."""
+    events: int
+    """Inputs that are not zero, or spikes."""
+    active: int
+    """Products of the events: their real fan-out, without padding."""
+    inputs: int
+    """Of one pass."""
+    outputs: int
+    """Of one pass."""
+    parameters: int
+    """Weights and biases."""
+    biases: int = 0
+    """Additions of a bias in one pass."""
+    rectified: int = 0
+    """Outputs that a ReLU compares with zero."""
+    neurons: int = 0
+    """Spiking neurons behind the weights."""
+    steps: int = 0
+    """Of these neurons in one decision."""
+    leaks: bool = False
+    """Whether their potential is multiplied by a leak at every step after the first."""
+    spikes: int = 0
+    """Sent by them."""
+    resets: int = 0
+    """Of these, the spikes before the last step: a later step sees the potential that they leave."""
+
+    @property
+    def input_rate(self) -> float | None:
+        """Spikes per input and decision, summed over T; None where the input is real-valued."""
+        return self.events / (self.decisions * self.inputs) if self.spiking else None
+
+    @property
+    def rate(self) -> float | None:
+        """Spikes per neuron and decision, summed over T; None without spiking neurons."""
+        return self.spikes / (self.decisions * self.neurons) if self.neurons else None
+
+    @property
+    def ordinary(self) -> "LayerOperations":
+        """The layer in the ordinary network: real values, one pass, a ReLU in place of the neurons."""
+        relu = self.rectified or self.neurons
+        return replace(self, passes=1, spiking=False, rectified=relu, neurons=0, steps=0, spikes=0, resets=0)
+
+
+Counter = Callable[["Count", str, Any, Tensor, Tensor], None]
+_COUNTERS: dict[type[nn.Module], Counter] = {}
+
+
+def counts(*kinds: type[nn.Module]) -> Callable[[Counter], Counter]:
+    """Register a function as the counter of these kinds of layers: it is called after each of their forwards.
+
+    Its arguments are the count so far, the layer's name, the layer, its input and its output.
+    """
+
+    def register(counter: Counter) -> Counter:
+        _COUNTERS.update(dict.fromkeys(kinds, counter))
+        return counter
+
+    return register
+
+
+class Count:
+    """What has been counted, in the order of the forward."""
+
+    def __init__(self, decisions: int) -> None:
+        self.decisions = decisions
+        self.layers: list[LayerOperations] = []
+        self.pooled = 1
+        """Spikes that were averaged into one value since the last neurons."""
 
 
 @torch.no_grad()
 def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple[LayerOperations, ...]:
     """Run ``network`` on a batch of ``batch`` observations and count per layer, in the order of the forward.
 
-    A layer's input counts as spikes if every value is 0 or 1; a layer after average pooling therefore counts as dense.
+    A layer's input counts as spikes if every value is 0 or 1, or, behind spiking neurons, a sum or an average-pooled
+    average of spikes: each of them then adds a weight.
     """
-    counted: list[LayerOperations] = []
+    found = Count(batch)
 
-    def hook(name: str) -> Any:
-        def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            (values,) = inputs
-            spikes = bool(((values == 0) | (values == 1)).all())
-            rate = float(values.sum(dtype=torch.float64)) / (batch * values[0].numel()) if spikes else None
-            counted.append(LayerOperations(name, _macs(layer, output), len(values) // batch, rate))
+    def hook(name: str, counter: Counter) -> Any:
+        return lambda layer, inputs, output: counter(found, name, layer, inputs[0], output)
 
-        return record
-
-    layers = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d)]
-    handles = [layer.register_forward_hook(hook(name.removesuffix(".weights"))) for name, layer in layers]
+    handles = [
+        module.register_forward_hook(hook(name.removesuffix(".weights"), counter))
+        for name, module in network.named_modules()
+        if (counter := _counter_of(type(module))) is not None
+    ]
     try:
         network(observations)
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(counted)
+    return tuple(found.layers)
 
 
-def _macs(layer: nn.Module, output: Tensor) -> int:
-    """Multiply-accumulates for one row of output: outputs times the weights that each one reads."""
-    assert isinstance(layer.weight, Tensor)
-    return output[0].numel() * layer.weight[0].numel()
+def _counter_of(kind: type[nn.Module]) -> Counter | None:
+    return next((_COUNTERS[base] for base in kind.__mro__ if base in _COUNTERS), None)
+
+
+@counts(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: Tensor) -> None:
+    """Products of every input that is not zero."""
+    rows = values.double() * count.pooled
+    behind_neurons = any(before.neurons for before in count.layers)
+    whole = bool(((rows >= 0) & (rows == rows.round())).all()) and (behind_neurons or bool((rows <= 1).all()))
+    events = rows if whole else (rows != 0).double()
+    passes = len(values) // count.decisions
+    bias = 0 if layer.bias is None else layer.bias.numel()
+    count.layers.append(
+        LayerOperations(
+            name,
+            count.decisions,
+            passes,
+            macs=output[0].numel() * layer.weight[0].numel(),
+            spiking=whole,
+            events=int(events.sum()),
+            active=int((events.sum(0) * fan_out(layer, values[:1])).sum()),
+            inputs=values[0].numel(),
+            outputs=output[0].numel(),
+            parameters=layer.weight.numel() + bias,
+            biases=output[0].numel() if bias else 0,
+        )
+    )
+
+
+def fan_out(layer: nn.Module, row: Tensor) -> Tensor:
+    """Return for each input of one row ``(1, ...)`` how many products it enters, shape as the row without its first."""
+    bare = copy.copy(layer)
+    bare._forward_hooks = OrderedDict()  # one of them is counting
+    parameters = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in layer.named_parameters()}
+    parameters["weight"] += 1
+    with torch.enable_grad():
+        inputs = torch.zeros_like(row, dtype=torch.float64, requires_grad=True)
+        (reached,) = torch.autograd.grad(functional_call(bare, parameters, (inputs,)).sum(), inputs)
+    return reached[0]
+
+
+@counts(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+def count_pooling(count: Count, name: str, layer: nn.Module, values: Tensor, output: Tensor) -> None:
+    """Leave the additions to the next layer, where each spike of a window adds a share of a weight."""
+    kernel = getattr(layer, "kernel_size", None)
+    if kernel is None:
+        count.pooled *= values[0].numel() // output[0].numel()
+    else:
+        sizes = kernel if isinstance(kernel, tuple) else (kernel,) * (values.dim() - 2)
+        count.pooled *= math.prod(sizes)
+
+
+@counts(nn.ReLU)
+def count_rectifiers(count: Count, name: str, layer: nn.Module, values: Tensor, output: Tensor) -> None:
+    """Give the comparisons to the weighted layer before them."""
+    if count.layers:
+        count.layers[-1] = replace(count.layers[-1], rectified=output[0].numel())
+
+
+@counts(SpikingNeuron)
+def count_neurons(count: Count, name: str, layer: SpikingNeuron, values: Tensor, output: Tensor) -> None:
+    """Give the neurons to the weighted layer before them."""
+    count.pooled = 1
+    if not count.layers:
+        return
+    by_time = output.view(layer.steps, -1, *output.shape[1:])
+    count.layers[-1] = replace(
+        count.layers[-1],
+        neurons=output[0].numel(),
+        steps=layer.steps,
+        leaks=layer.leaks,
+        spikes=int(output.sum(dtype=torch.float64)),
+        resets=int(by_time[:-1].sum(dtype=torch.float64)),
+    )

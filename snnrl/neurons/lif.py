@@ -61,6 +61,8 @@ class LIF(SpikingNeuron):
 class IF(LIF):
     """Integrate-and-fire: the leak is fixed at 1, as in the RL networks of the code of arXiv 2110.05929."""
 
+    leaks = False
+
     def __init__(self, steps: int, threshold: float = 1.0, *, encoder: bool = False) -> None:
         super().__init__(steps, threshold, encoder=encoder)
         del self.leak  # from the parameters: it is neither trained nor stored

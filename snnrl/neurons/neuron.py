@@ -1,6 +1,7 @@
 """What every kind of spiking neuron shares: it fills an activation slot and sees time folded into the batch."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class SpikingNeuron(nn.Module, ABC):
     current is the same at every step and therefore computed once (direct encoding). Output ``(T * B, ...)``, 0 or 1.
     Potentials start at zero in every forward; only :func:`snnrl.networks.spiking.carried` passes them on.
     """
+
+    leaks: ClassVar[bool] = True
+    """Whether a step multiplies the potential by a leak: one operation more to be counted."""
 
     def __init__(self, steps: int, *, encoder: bool = False) -> None:
         super().__init__()

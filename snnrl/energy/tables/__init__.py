@@ -1,0 +1,1 @@
+"""Tables of what operations cost: YAML, a source beside each figure."""

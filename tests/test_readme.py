@@ -26,6 +26,7 @@ SHORT = {
     "convert": SHORT_TRAINING[:2] + SHORT_TRAINING[10:],
     "eval": ["--episodes", "1", "--most-steps", "20"],
     "play": ["--most-steps", "20"],
+    "energy": ["--episodes", "1"],
     "list": [],
 }
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
-    assert names == {"train", "eval", "convert", "play", "list"}
+    assert names == {"train", "eval", "convert", "energy", "play", "list"}
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from snnrl.energy.costs import CostTable, read_costs
+from snnrl.energy.costs import Cost, CostTable, read_costs
 from snnrl.energy.operations import LayerOperations
 
 Tally = dict[str, float]
@@ -43,7 +43,8 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
 
 def price(operations: Mapping[str, float], table: CostTable) -> float:
     """Return the energy of the operations in pJ."""
-    return sum(count * getattr(table.operations, kind).pJ for kind, count in operations.items())
+    costs: dict[str, Cost] = dict(table.operations)
+    return sum(count * costs[kind].pJ for kind, count in operations.items())
 
 
 def spiking_energy(layers: Sequence[LayerOperations], table: CostTable, *, skip_zeros: bool | None = None) -> float:

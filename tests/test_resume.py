@@ -34,7 +34,7 @@ dqn:
   {buffer_size: 400, learning_starts: 100, batch_size: 16, target_update_interval: 100,
    final_learning_rate: 1.0e-5}
 ann: {steps: 900, eval_every: 400, checkpoint_every: 150, milestone_every: 400}
-reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1, checkpoint_every: 10}
+reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1, last_rounds: 2, checkpoint_every: 10}
 gate: {episodes: 2}
 report_episodes: 2
 """

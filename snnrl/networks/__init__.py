@@ -16,8 +16,11 @@ from snnrl.networks.spiking import (
     reset_rows,
     spike_counts,
 )
+from snnrl.networks.views import VIEWS, View
 
 __all__ = [
+    "VIEWS",
+    "View",
     "DuelingMLP",
     "NetworkState",
     "SpikingNetwork",

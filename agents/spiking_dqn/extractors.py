@@ -78,6 +78,11 @@ class SlottedCNN(SlottedExtractor):
         features: Tensor = self.cnn(images - self.background if self.background else images)
         return features
 
+    @property
+    def first(self) -> nn.Conv2d:
+        """The first convolution."""
+        return next(module for module in self.cnn.modules() if isinstance(module, nn.Conv2d))
+
     def fill(self, neuron: str, steps: int) -> bool:
         """Let every activation spike, the fully connected layer's included."""
         fill_slots(self.cnn, neuron, steps, encoder=True)

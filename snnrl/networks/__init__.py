@@ -20,10 +20,10 @@ from snnrl.networks.views import VIEWS, View
 
 __all__ = [
     "VIEWS",
-    "View",
     "DuelingMLP",
     "NetworkState",
     "SpikingNetwork",
+    "View",
     "block",
     "calibrating",
     "carried",

@@ -80,8 +80,9 @@ VIEWS: dict[str, type[View]] = {"binary": BinaryView, "events": EventView}
 
 @counts(View)
 def count_view(count: Count, name: str, view: View, frames: Tensor, planes: Tensor) -> None:
-    """Subtractions and comparisons of the newest frame."""
+    """Subtractions and comparisons of the newest frame; the ordinary network has no such layer."""
     pixels = frames[0, 0].numel()
+    count.grey = view.frames / view.planes
     count.layers.append(
         LayerOperations(
             name,
@@ -92,11 +93,12 @@ def count_view(count: Count, name: str, view: View, frames: Tensor, planes: Tens
             events=0,
             active=0,
             inputs=pixels,
-            outputs=view.comparisons * pixels,
-            parameters=pixels,
+            outputs=0,
+            parameters=0,
             biases=(view.comparisons + 1) // 2 * pixels,
             neurons=view.comparisons * pixels,
             steps=1,
             spikes=int(planes.sum(dtype=torch.float64)),
+            grey=0.0,
         )
     )

@@ -18,7 +18,10 @@ from snnrl.agents.frame_replay import FrameReplayBuffer
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.config import DQN, Recipe
 from snnrl.agents.spiking_dqn.conversion import without_batch_norm
+from snnrl.agents.spiking_dqn.policy import SpikingCnnPolicy
 from snnrl.envs import Progress, SeededEpisodes, games, make, read_protocol
+from snnrl.errors import UserError
+from snnrl.networks import View
 
 RANDOM_STEPS = 100
 """Of every environment, over which the background is measured."""
@@ -85,7 +88,9 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         arguments = policy_arguments(recipe, T)
     else:
         policy, arguments = like.policy_class, without_batch_norm(like.policy_kwargs | {"T": T})
-    return SpikingDQN(
+    if T is not None and recipe.reduction.view != "grey":
+        arguments = _with_view(arguments, recipe, policy)
+    agent = SpikingDQN(
         policy,
         env,
         learning_rate=learning_rate(dqn),
@@ -107,6 +112,20 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         seed=seed,
         device=recipe.device,
     )
+    views = [module for module in agent.policy.modules() if isinstance(module, View)]
+    if views:
+        usual = torch.from_numpy(np.median(random_play(recipe)[:, -1], axis=0)).to(torch.uint8)
+        for view in views:
+            view.background.copy_(usual)
+    return agent
+
+
+def _with_view(arguments: dict[str, Any], recipe: Recipe, policy: Any) -> dict[str, Any]:
+    """Return the policy's arguments with the recipe's view of frames."""
+    if policy != "CnnPolicy" and not (isinstance(policy, type) and issubclass(policy, SpikingCnnPolicy)):
+        raise UserError("reduction.view is of frames: this network sees none")
+    given = arguments.get("features_extractor_kwargs") or {}
+    return arguments | {"features_extractor_kwargs": given | {"view": recipe.reduction.view}}
 
 
 def learning_rate(dqn: DQN) -> float | LinearSchedule:
@@ -132,16 +151,21 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused}
 
 
-def background(recipe: Recipe) -> float:
-    """Return the median pixel, between 0 and 1, of some random play."""
+def random_play(recipe: Recipe) -> np.ndarray[Any, Any]:
+    """Return the observations ``(N, ...)`` of some random play."""
     envs = training_envs(recipe, recipe.seed)
     generator = np.random.default_rng(recipe.seed)
     assert isinstance(envs.action_space, spaces.Discrete)
-    frames: list[Any] = [envs.reset()]
+    seen: list[Any] = [envs.reset()]
     for _ in range(RANDOM_STEPS):
-        frames.append(envs.step(generator.integers(envs.action_space.n, size=envs.num_envs))[0])
+        seen.append(envs.step(generator.integers(envs.action_space.n, size=envs.num_envs))[0])
     envs.close()
-    return round(float(np.median(frames)) / 255, 3)
+    return np.concatenate(seen)
+
+
+def background(recipe: Recipe) -> float:
+    """Return the median pixel, between 0 and 1, of some random play."""
+    return round(float(np.median(random_play(recipe))) / 255, 3)
 
 
 def policy_arguments(recipe: Recipe, T: int | None) -> dict[str, Any]:

@@ -141,6 +141,9 @@ class Reduction(Settings):
     """Tries per stage. Each adds the student's own play, labelled by the teacher, and trains again."""
     last_rounds: Positive | None = None
     """Tries in the last stage, which is what the run is for; None: twice as many as in the others."""
+    view: Literal["grey", "binary", "events"] = "grey"
+    """What spiking networks see of frames: pixels as the ordinary one does, or planes of 0 and 1 (snnrl.networks.View):
+    where they stand out from the background, or the newest one so and where it grew brighter or darker before."""
     batches: Positive = 1_000
     """Batches per round."""
     batch_size: Positive = 128

@@ -9,13 +9,18 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import Tensor, nn
+from torch.nn import functional
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.agents.spiking_dqn.extractors import SlottedExtractor
+from snnrl.agents.spiking_dqn.extractors import SlottedCNN, SlottedExtractor
 from snnrl.agents.spiking_dqn.policy import SpikingQNetwork
 from snnrl.agents.spiking_dqn.storage import settings_of
 from snnrl.conversion import PERCENTILE, ConversionReport, convert
+from snnrl.distillation import best_linear
 from snnrl.errors import UserError
+
+FITTED = 128
+"""Observations to which a first layer on planes is fitted: some 50000 patches of the Nature network."""
 
 
 def convert_agent(
@@ -88,6 +93,33 @@ def load_weights(agent: SpikingDQN, weights: dict[str, Tensor]) -> None:
     agent.q_net.load_state_dict(weights)
     agent.q_net_target.load_state_dict(weights)
     agent.calibrated = True
+
+
+@torch.no_grad()
+def through_view(converted: SpikingDQN, student: SpikingDQN, observations: Tensor) -> dict[str, Tensor]:
+    """Return weights for ``student``, which sees planes of 0 and 1, from a spiking agent that sees grey frames.
+
+    The first layer's weights on planes are those that come nearest to its currents on the frames (least squares over
+    ``observations``); everything else is carried over.
+    """
+    ours, theirs = student.q_net.features_extractor, converted.q_net.features_extractor
+    assert isinstance(ours, SlottedCNN)
+    assert isinstance(theirs, SlottedCNN)
+    assert ours.view is not None
+    frames = observations[:FITTED].to(student.device)
+    pixels = preprocess_obs(frames, converted.observation_space, converted.policy.normalize_images)
+    assert isinstance(pixels, Tensor)
+    first = ours.first
+    currents = theirs.first(pixels - theirs.background).flatten(2).transpose(1, 2).flatten(0, 1).cpu()
+    patches = functional.unfold(ours.view(frames), first.kernel_size, stride=first.stride)
+    weight, bias = best_linear(
+        patches.transpose(1, 2).flatten(0, 1).cpu(), currents, bias=isinstance(first.bias, Tensor)
+    )
+    weights = student.q_net.state_dict()
+    carried_over = {name: value for name, value in converted.q_net.state_dict().items() if name in weights}
+    fitted = {"weight": weight.view_as(first.weight), "bias": bias}
+    name = next(name for name, module in student.q_net.named_modules() if module is first)
+    return weights | carried_over | {f"{name}.{part}": fitted[part] for part, _ in first.named_parameters()}
 
 
 @torch.no_grad()

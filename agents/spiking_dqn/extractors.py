@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from snnrl.errors import UserError, did_you_mean
-from snnrl.networks import fill_slots, nature_cnn, output_width, small_conv
+from snnrl.networks import VIEWS, View, fill_slots, nature_cnn, output_width, small_conv
 from snnrl.neurons import ExpandTime
 
 NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"nature": nature_cnn, "small": small_conv}
@@ -29,7 +29,8 @@ class SlottedCNN(SlottedExtractor):
     """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by the Nature or the small convolutional network.
 
     ``background`` is subtracted from the images: where they are mostly grey, every small change of a filter would else
-    move its output everywhere at once, and most of the first layer's ReLUs die (docs/deviations.md).
+    move its output everywhere at once, and most of the first layer's ReLUs die (docs/deviations.md). With a ``view``
+    (:data:`snnrl.networks.VIEWS`) the network sees planes of 0 and 1 instead.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class SlottedCNN(SlottedExtractor):
         network: str = "nature",
         batch_norm: bool = False,
         background: float = 0.0,
+        view: str | None = None,
         normalized_image: bool = False,
     ) -> None:
         if network not in NETWORKS:
@@ -46,6 +48,14 @@ class SlottedCNN(SlottedExtractor):
         shape = observation_space.shape
         if len(shape) != 3:
             raise UserError(f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}")
+        self_view: View | None = None
+        if view is not None:
+            if view not in VIEWS:
+                raise UserError(f"unknown view {view!r}{did_you_mean(view, VIEWS)}")
+            if observation_space.dtype != np.uint8:
+                raise UserError("a view needs frames of bytes (uint8)")
+            self_view = VIEWS[view](*shape)
+            shape = (self_view.planes, *shape[1:])
         try:
             cnn = NETWORKS[network](shape, features_dim, batch_norm=batch_norm)
         except RuntimeError as error:
@@ -53,13 +63,25 @@ class SlottedCNN(SlottedExtractor):
         super().__init__(observation_space, output_width(cnn, shape))
         # the faster layout for these convolutions, on a CPU too
         self.background = background
+        self.view = self_view
         self.cnn = cnn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return features ``(B, features_dim)``, or ``(T * B, features_dim)`` once filled."""
+        """Return features ``(B, features_dim)``, or ``(T * B, features_dim)`` once filled.
+
+        With a view the observations are bytes.
+        """
+        if self.view is not None:
+            planes: Tensor = self.cnn(self.view(observations).contiguous(memory_format=torch.channels_last))
+            return planes
         images = observations.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.cnn(images - self.background if self.background else images)
         return features
+
+    @property
+    def first(self) -> nn.Conv2d:
+        """The first convolution."""
+        return next(module for module in self.cnn.modules() if isinstance(module, nn.Conv2d))
 
     def fill(self, neuron: str, steps: int) -> bool:
         """Let every activation spike, the fully connected layer's included."""

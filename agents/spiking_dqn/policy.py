@@ -105,6 +105,9 @@ class SpikingQNetwork(QNetwork):
         """Return features; where autocast multiplies in bfloat16, bytes become bfloat16 without a float32 between."""
         if not isinstance(obs, Tensor) or not isinstance(features_extractor, SlottedCNN):
             return super().extract_features(obs, features_extractor)
+        if features_extractor.view is not None:
+            planes: Tensor = features_extractor(obs)
+            return planes
         images = channels_last(obs)
         of_bytes = self.normalize_images and is_image_space(self.observation_space)
         if of_bytes and torch.is_autocast_enabled(obs.device.type):

@@ -12,7 +12,7 @@ from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_di
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
-from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights
+from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights, through_view
 from snnrl.agents.spiking_dqn.distil import Weights, calibration_play, distil, q_values
 from snnrl.agents.spiking_dqn.td import Progress, train
 from snnrl.conversion import ConversionReport
@@ -103,7 +103,7 @@ class Job:
         teacher = self.teacher(before)
         student = self.agent(name, T, fresh=teacher is None)
         result: Result = {}
-        starts = self.starts(name, T, done, before, result)
+        starts = self.starts(student, name, done, before, result)
         if starts:
             load_weights(student, next(iter(starts.values())))
         if teacher is None:
@@ -133,23 +133,26 @@ class Job:
         return {"gate_reward": distilled.reward, **found, "regret": lost}
 
     def starts(
-        self, name: str, T: int, done: list[Attempt], before: Attempt | None, result: Result
+        self, student: SpikingDQN, name: str, done: list[Attempt], before: Attempt | None, result: Result
     ) -> dict[str, Weights]:
         """Return the weights that a stage can begin with: handed over from the stage before, or newly converted.
 
         The first one is the paper's way; only distillation tries the others as well.
         """
         found: dict[str, Weights] = {}
+        T = student.T or 1
         if before is not None:
             previous = self.load(best_attempt(done, before.T).name)
             self.reduce(previous, T)
             found["handed over"] = previous.q_net.state_dict()
         if "ann" in self.results and (before is None or self.recipe.reduction.loss == "distill"):
             ordinary = self.load("ann")
-            observations = calibration_play(ordinary, self.recipe, T).numpy()
+            observations = calibration_play(ordinary, self.recipe, T)
             for percentile in self.percentiles:
-                converted, report = convert_agent(ordinary, observations, T=T, percentile=percentile)
-                found[f"converted at the {percentile:g}th percentile"] = converted.q_net.state_dict()
+                converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
+                sees_planes = self.recipe.reduction.view != "grey"
+                weights = through_view(converted, student, observations) if sees_planes else None
+                found[f"converted at the {percentile:g}th percentile"] = weights or converted.q_net.state_dict()
                 if before is None and percentile == self.percentiles[0]:
                     result["conversion"] = report.as_dict()
                     self.say_conversion(name, report)

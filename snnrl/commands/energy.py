@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,7 +95,9 @@ def energy(arguments: Sequence[str]) -> int:
         ["", "ratio"],
         [[text, "-" if ratio is None else f"{ratio:.2f}"] for text, ratio in ratios.items()],
     )
-    display.say(f"No sparsity exceeds {cap(found.layers, table):.2f}: the layers with real-valued input stay.")
+    most = cap(found.layers, table)
+    if math.isfinite(most):
+        display.say(f"No sparsity exceeds {most:.2f}: the layers with real-valued input stay.")
     if options.csv is not None:
         write_atomically(options.csv, _csv(rows).encode())
     if options.as_json:
@@ -110,7 +113,7 @@ def energy(arguments: Sequence[str]) -> int:
             "reward_mean": found.mean,
             "spiking_pJ": spiking,
             "ordinary_pJ": theirs,
-            "cap": cap(found.layers, table),
+            "cap": most if math.isfinite(most) else None,
             "what_if": ratios,
             "layers": rows,
         }

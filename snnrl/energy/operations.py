@@ -55,6 +55,9 @@ class LayerOperations:
     """Sent by them."""
     resets: int = 0
     """Of these, the spikes before the last step: a later step sees the potential that they leave."""
+    grey: float = 1.0
+    """Inputs of the ordinary network's layer for each one of this, where that sees frames and this one planes; 0 where
+    the ordinary network has no such layer."""
 
     @property
     def input_rate(self) -> float | None:
@@ -69,8 +72,22 @@ class LayerOperations:
     @property
     def ordinary(self) -> "LayerOperations":
         """The layer in the ordinary network: real values, one pass, a ReLU in place of the neurons."""
-        relu = self.rectified or self.neurons
-        return replace(self, passes=1, spiking=False, rectified=relu, neurons=0, steps=0, spikes=0, resets=0)
+        if not self.grey:
+            return LayerOperations(self.name, self.decisions, 0, 0, False, 0, 0, 0, 0, 0)
+        return replace(
+            self,
+            passes=1,
+            macs=round(self.macs * self.grey),
+            inputs=round(self.inputs * self.grey),
+            parameters=round(self.parameters * self.grey),
+            spiking=False,
+            rectified=self.rectified or self.neurons,
+            neurons=0,
+            steps=0,
+            spikes=0,
+            resets=0,
+            grey=1.0,
+        )
 
 
 Counter = Callable[["Count", str, Any, Tensor, Tensor], None]
@@ -98,6 +115,8 @@ class Count:
         self.layers: list[LayerOperations] = []
         self.pooled = 1
         """Spikes that were averaged into one value since the last neurons."""
+        self.grey = 1.0
+        """Frames for each plane that the next layer sees, if it sees planes of frames."""
 
 
 @torch.no_grad()
@@ -151,8 +170,10 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
             outputs=output[0].numel(),
             parameters=layer.weight.numel() + bias,
             biases=output[0].numel() if bias else 0,
+            grey=count.grey,
         )
     )
+    count.grey = 1.0
 
 
 def fan_out(layer: nn.Module, row: Tensor) -> Tensor:

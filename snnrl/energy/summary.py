@@ -1,5 +1,6 @@
 """Energy of a decision: every operation times its cost, the spiking network's beside the ordinary one's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -109,5 +110,5 @@ def what_if(
 
 def cap(layers: Sequence[LayerOperations], table: CostTable) -> float:
     """Return the ratio that no sparsity exceeds: what is left are the layers whose input is real-valued."""
-    dense = [layer for layer in layers if not layer.spiking]
-    return ordinary_energy(layers, table) / max(spiking_energy(dense, table), table.operations.accumulate.pJ)
+    rest = spiking_energy([layer for layer in layers if not layer.spiking], table)
+    return ordinary_energy(layers, table) / rest if rest else math.inf

@@ -16,11 +16,14 @@ from snnrl.networks.spiking import (
     reset_rows,
     spike_counts,
 )
+from snnrl.networks.views import VIEWS, View
 
 __all__ = [
+    "VIEWS",
     "DuelingMLP",
     "NetworkState",
     "SpikingNetwork",
+    "View",
     "block",
     "calibrating",
     "carried",

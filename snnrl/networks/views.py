@@ -5,6 +5,7 @@ pixel of the newest frame; the older frames' planes are those of the decisions b
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,7 @@ class View(nn.Module, ABC):
     by more than ``threshold`` grey levels.
     """
 
-    planes: int
-    comparisons: int
+    comparisons: ClassVar[int]
     """For each pixel of the newest frame."""
 
     def __init__(self, frames: int, height: int, width: int, threshold: int = 10) -> None:
@@ -30,9 +30,14 @@ class View(nn.Module, ABC):
         self.background: Tensor
         self.register_buffer("background", torch.zeros(height, width, dtype=torch.uint8))
 
+    @property
+    @abstractmethod
+    def planes(self) -> int:
+        """P, how many planes there are."""
+
     @abstractmethod
     def forward(self, frames: Tensor) -> Tensor:
-        """Return the planes, in the network's floating type."""
+        """Return the planes, as floats."""
 
     def stands_out(self, frames: Tensor) -> Tensor:
         """Return where frames ``(B, K, H, W)`` of 16-bit integers differ from the background."""

@@ -207,9 +207,8 @@ def test_cart_and_pole_are_drawn_where_they_are_to_a_fraction_of_a_pixel(positio
 def test_a_mirrored_state_is_a_mirrored_image(position, angle):
     frame = placed(envs.PixelCartPole(), position, angle)[2]
     mirrored = placed(envs.PixelCartPole(), -position, -angle)[2][:, ::-1]
-    assert (
-        np.abs(frame.astype(int) - mirrored).sum() <= 255
-    )  # a pixel's worth; OpenCV rounds fractions towards one side
+    rows = np.abs(frame.astype(int) - mirrored).sum(axis=1)
+    assert rows.max() <= 128  # half a pixel's brightness in any row: OpenCV rounds fractions towards one side
 
 
 @pytest.mark.parametrize(("position", "angle"), [(0.001, 0.0), (0.0, 0.001), (1.001, 0.1), (1.0, 0.101)])

@@ -286,6 +286,16 @@ def test_assumptions() -> None:
     assert unknown == [True]
 
 
+def test_an_ordinary_network_that_sees_the_same_planes() -> None:
+    encoding = dense(0, grey=0.0, inputs=10, neurons=10, steps=1, active=0)
+    layers = (encoding, sparse(100, 0.1), sparse(1000, 0.1))
+    ordinary = (dense(100, active=90), dense(1000, active=300))
+    (ratio,) = (ratio for assumption, ratio in what_if(layers, ordinary).items() if assumption.same_input)
+    shared = 10 * 0.9 + 10 * 0.9  # comparisons, and the first layer's additions
+    assert ratio == pytest.approx((shared + 300 * 4.6) / (shared + 100 * 0.9))
+    assert not any(assumption.same_input for assumption in what_if(layers[1:], ordinary))
+
+
 def test_memory_alone_does_not_care_for_spikes() -> None:
     """At T = 1 every weight is read as often as in the ordinary network: where that costs most, little is gained."""
     layers = (dense(100, parameters=10_000), replace(sparse(1000, 0.01), parameters=90_000))

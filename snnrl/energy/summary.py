@@ -78,6 +78,8 @@ class Assumption(NamedTuple):
     table: str
     skip_zeros: bool | None = None
     """True: both networks, in every layer; False: neither; None: the spiking one, where its input spikes."""
+    same_input: bool = False
+    """Whether the ordinary network sees the planes of 0 and 1 that the spiking one sees: its first layer adds too."""
 
 
 ASSUMPTIONS = (
@@ -85,6 +87,7 @@ ASSUMPTIONS = (
     Assumption("all arithmetic: neurons, biases, the spikes' real fan-out", "arithmetic"),
     Assumption("the same in 8 bits, 32-bit sums", "int8"),
     Assumption("hardware that skips zeros of the ordinary network as well", "arithmetic", skip_zeros=True),
+    Assumption("the same, the ordinary network seeing the same planes", "arithmetic", skip_zeros=True, same_input=True),
     Assumption("dense hardware: an absent spike costs as much as a spike", "arithmetic", skip_zeros=False),
     Assumption("arithmetic and memory, everything in SRAM", "memory"),
     Assumption("arithmetic and memory, weights in DRAM", "dram"),
@@ -95,14 +98,25 @@ ASSUMPTIONS = (
 def what_if(
     layers: Sequence[LayerOperations], ordinary: Sequence[LayerOperations] | None
 ) -> dict[Assumption, float | None]:
-    """Return the energy ratio under every assumption; None where it takes the ordinary network, which is not given."""
+    """Return the energy ratio under every assumption; None where it takes the ordinary network, which is not given.
+
+    One of them is for a network that sees planes (:class:`snnrl.networks.View`): its ordinary counterpart then has the
+    same encoding and first layer, and the values counted on grey frames behind it.
+    """
     found: dict[Assumption, float | None] = {}
+    encoding = [layer for layer in layers if not layer.grey]
     for assumption in ASSUMPTIONS:
+        if assumption.same_input and not encoding:
+            continue
         table = read_costs(assumption.table)
         if assumption.skip_zeros and ordinary is None:
             found[assumption] = None
             continue
-        theirs = ordinary_energy(ordinary or layers, table, skip_zeros=bool(assumption.skip_zeros))
+        if assumption.same_input and ordinary is not None:
+            shared = spiking_energy(layers[: len(encoding) + 1], table)
+            theirs = shared + ordinary_energy(ordinary[1:], table, skip_zeros=True)
+        else:
+            theirs = ordinary_energy(ordinary or layers, table, skip_zeros=bool(assumption.skip_zeros))
         ours = spiking_energy(layers, table, skip_zeros=assumption.skip_zeros)
         found[assumption] = theirs / max(ours, table.operations.accumulate.pJ)
     return found

@@ -168,6 +168,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),
     "pong": lambda: runs("pong"),
+    "pong-binary": lambda: runs("pong-binary"),
     "breakout": lambda: runs("breakout"),
     "schedules": schedules,
     "cartpole-paper": paper,

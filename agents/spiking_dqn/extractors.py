@@ -48,14 +48,14 @@ class SlottedCNN(SlottedExtractor):
         shape = observation_space.shape
         if len(shape) != 3:
             raise UserError(f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}")
-        self_view: View | None = None
+        planes: View | None = None
         if view is not None:
             if view not in VIEWS:
                 raise UserError(f"unknown view {view!r}{did_you_mean(view, VIEWS)}")
             if observation_space.dtype != np.uint8:
                 raise UserError("a view needs frames of bytes (uint8)")
-            self_view = VIEWS[view](*shape)
-            shape = (self_view.planes, *shape[1:])
+            planes = VIEWS[view](*shape)
+            shape = (planes.planes, *shape[1:])
         try:
             cnn = NETWORKS[network](shape, features_dim, batch_norm=batch_norm)
         except RuntimeError as error:
@@ -63,7 +63,7 @@ class SlottedCNN(SlottedExtractor):
         super().__init__(observation_space, output_width(cnn, shape))
         # the faster layout for these convolutions, on a CPU too
         self.background = background
-        self.view = self_view
+        self.view = planes
         self.cnn = cnn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ class SlottedCNN(SlottedExtractor):
         With a view the observations are bytes.
         """
         if self.view is not None:
-            planes: Tensor = self.cnn(self.view(observations).contiguous(memory_format=torch.channels_last))
-            return planes
-        images = observations.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.cnn(images - self.background if self.background else images)
+            images = self.view(observations)
+        else:
+            images = observations - self.background if self.background else observations
+        features: Tensor = self.cnn(images.contiguous(memory_format=torch.channels_last))
         return features
 
     @property

@@ -1,6 +1,5 @@
 """Play greedy episodes from given starts and see what the network does: reward, spike rates, energy."""
 
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from snnrl.networks import spike_counts
 
 NO_CHANGES: Mapping[str, Any] = {}
 
-SAMPLE = 256
-"""Observations, spread over the episodes, on which operations are counted."""
+SAMPLE = 512
+"""Observations, drawn from all that were met, on which operations are counted."""
 
 
 class Actor(Protocol):
@@ -40,7 +39,7 @@ class Evaluation:
     layers: tuple[LayerOperations, ...]
     """Operations, counted on the observations."""
     observations: np.ndarray[Any, Any]
-    """An even sample of those that were met."""
+    """A sample, uniform over those that were met."""
 
     @property
     def mean(self) -> float:
@@ -130,12 +129,12 @@ def evaluate(
     epsilon: float = 0.0,
 ) -> Evaluation:
     """Play episodes and measure spike rates on all of their observations, operations on a sample of them."""
-    seen = _Sampler(4 * SAMPLE, len(seeds))
+    seen = Seen(SAMPLE, len(seeds))
     with spike_counts(agent.q_net) as counts:
         rewards = play(
             agent, env_id, seeds, env_kwargs=env_kwargs, most_steps=most_steps, epsilon=epsilon, on_step=seen.add
         )
-    sample = spread(np.concatenate(seen.batches), SAMPLE)
+    sample = np.stack(seen.sample)
     tensor, _ = agent.policy.obs_to_tensor(sample)
     layers = count_operations(agent.q_net, tensor, len(sample))
     return Evaluation(
@@ -147,34 +146,30 @@ def evaluate(
     )
 
 
-class _Sampler:
-    """Keeps every k-th batch, k doubling whenever more than ``most`` observations have come together.
+class Seen:
+    """Keeps ``most`` observations, each that was met being as likely as any other, and a fingerprint of each episode.
 
-    Also a fingerprint of each episode's observations.
+    Reservoir sampling (Vitter 1985, Algorithm R).
     """
 
     def __init__(self, most: int, episodes: int) -> None:
         self.most = most
         self.fingerprints = [0] * episodes
-        self.stride = 1
-        self.batches: list[np.ndarray[Any, Any]] = []
-        self.calls = 0
+        self.sample: list[np.ndarray[Any, Any]] = []
+        self.met = 0
+        self.generator = np.random.default_rng(0)
 
     def add(self, running: Sequence[int], batch: np.ndarray[Any, Any]) -> None:
-        """Keep a copy of the batch if it is its turn."""
+        """Take the batch's observations into account."""
         for index, observation in zip(running, batch, strict=True):
             self.fingerprints[index] = zlib.crc32(observation.tobytes(), self.fingerprints[index])
-        if self.calls % self.stride == 0:
-            self.batches.append(batch.copy())
-            if sum(map(len, self.batches)) > self.most and len(self.batches) > 1:
-                self.batches = self.batches[::2]
-                self.stride *= 2
-        self.calls += 1
-
-
-def spread(observations: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
-    """Return at most ``most`` observations, evenly spread over all of them."""
-    return observations[:: math.ceil(len(observations) / most)]
+        places = self.generator.integers(np.arange(self.met, self.met + len(batch)) + 1)
+        for observation, place in zip(batch, places, strict=True):
+            if len(self.sample) < self.most:
+                self.sample.append(observation.copy())
+            elif place < self.most:
+                self.sample[place] = observation.copy()
+        self.met += len(batch)
 
 
 def record(logger: Logger, group: str, evaluation: Evaluation) -> None:

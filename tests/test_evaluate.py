@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from snnrl.agents.evaluate import (
     Evaluation,
+    Seen,
     episode_seeds,
     evaluate,
     layer_name,
     mean_rate,
     paired_difference,
     play,
-    spread,
 )
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
@@ -105,13 +105,28 @@ def test_seeds_of_different_purposes_do_not_meet(seed: int, other: int) -> None:
         assert episode_seeds(other, "gate", 20) != drawn["gate"]
 
 
-@given(st.integers(1, 300), st.integers(1, 50))
-def test_spread(count: int, most: int) -> None:
-    kept = spread(np.arange(count), most)
-    assert 1 <= len(kept) <= most
-    assert kept[0] == 0
-    assert len(set(np.diff(kept))) <= 1
-    assert len(kept) == count or len(kept) > most // 2 - 1
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 50))
+def test_a_sample_holds_different_observations(batches: list[int], most: int) -> None:
+    seen, met = Seen(most, 9), 0
+    for size in batches:
+        seen.add(range(size), np.arange(met, met + size))
+        met += size
+    assert len({int(observation) for observation in seen.sample}) == len(seen.sample) == min(most, met)
+    assert max(int(observation) for observation in seen.sample) < met
+
+
+def test_every_observation_is_as_likely_to_be_sampled() -> None:
+    kept = np.zeros(100)
+    for draw in range(2000):
+        seen = Seen(10, 5)
+        seen.generator = np.random.default_rng(draw)
+        for start in range(0, 100, 5):
+            seen.add(range(5), np.arange(start, start + 5))
+        kept[np.array(seen.sample)] += 1
+    assert kept.sum() == 20_000
+    # 200 expected each; the standard deviation of a count is 13.4
+    assert np.abs(kept - 200).max() < 5 * 13.4
+    assert abs(kept[:5].mean() - 200) < 30
 
 
 def test_paired_difference() -> None:
@@ -304,7 +319,7 @@ def test_figures() -> None:
     found = evaluate(spiking, ENV, SEEDS)
     assert found.mean == pytest.approx(sum(found.rewards) / 5)
     assert found.std == pytest.approx(np.std(found.rewards))
-    assert len(found.observations) == min(256, int(sum(found.rewards)))
+    assert len(found.observations) == min(512, int(sum(found.rewards)))
     tensor = torch.as_tensor(found.observations)
     layers = count_operations(spiking.q_net, tensor, len(tensor))
     assert [layer.macs for layer in layers] == [4 * 16, 16 * 8, 8 * 2]
@@ -330,7 +345,7 @@ def test_the_ordinary_network_is_the_measure() -> None:
 def test_long_evaluations_keep_a_sample() -> None:
     found = evaluate(agent(None), ENV, episode_seeds(0, "report", 150))
     assert sum(found.rewards) > 1024
-    assert 64 < len(found.observations) <= 256
+    assert len(found.observations) == 512
     assert len(np.unique(found.observations, axis=0)) == len(found.observations)
 
 

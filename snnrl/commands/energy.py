@@ -45,7 +45,7 @@ class EnergyOptions(Settings):
     percentile: Percentile | None = None
     """Of the pre-activations, for the thresholds of an ordinary agent that is converted; default: 90."""
     episodes: Positive = 5
-    """Greedy episodes whose observations are counted on, up to 1000 of them."""
+    """Greedy episodes, on a sample of whose observations operations are counted."""
     seed: Seed = 0
     """Of the starts."""
     env: str | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from snnrl.agents.spiking_dqn.conversion import convert_agent
 from snnrl.agents.spiking_dqn.distil import calibration_play, distil
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.config import read_recipe
+from snnrl.networks import spike_rates
 from snnrl.pipeline import StageFolder
 from snnrl.runs import RunFolder
 
@@ -51,6 +53,25 @@ def test_a_warmup_shortens_the_first_step(tmp_path: Path) -> None:
     # Adam's first step moves every weight with a gradient by the learning rate
     assert float(first_step(0, tmp_path / "none")) == pytest.approx(0.01, rel=1e-3)
     assert float(first_step(20, tmp_path / "twenty")) == pytest.approx(0.01 / 20, rel=1e-3)
+
+
+def test_a_penalty_makes_spikes_rarer_and_no_start_is_good_enough(tmp_path: Path) -> None:
+    rates = []
+    for penalty in (0.0, 3.0):
+        changes = {**SHORT, "batches": 100, "learning_rate": 3e-3, "spike_penalty": penalty}
+        recipe = read_recipe("cartpole-state", Recipe, {"reduction": changes})
+        teacher = open_agent("cartpole-state/ann").agent
+        play = calibration_play(teacher, recipe, 2)
+        student, _ = convert_agent(teacher, play.numpy(), T=2)
+        student.set_logger(Logger(None, []))
+        starts = {"converted": student.q_net.state_dict()}
+        folder = StageFolder(tmp_path / str(penalty))
+        done = distil(student, starts, teacher, recipe, lambda _: (500.0, True), folder, lambda *_: None, 0)
+        assert done.rounds == (1 if penalty else 0)
+        with torch.no_grad(), spike_rates(student.q_net) as found:
+            student.q_net(play)
+        rates.append(float(torch.stack([*found.values()]).mean()))
+    assert rates[1] < 0.8 * rates[0]
 
 
 @pytest.mark.parametrize(("last_rounds", "expected"), [(None, {2: 1, 1: 2}), (4, {2: 1, 1: 4})])

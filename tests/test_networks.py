@@ -23,8 +23,10 @@ from snnrl.networks import (
     reset_rows,
     small_conv,
     spike_counts,
+    spike_rates,
 )
 from snnrl.neurons import LIF
+from snnrl.neurons.surrogate import GAMMA
 
 IMAGE = (3, 32, 32)
 NATURE_IMAGE = (2, 36, 36)
@@ -219,6 +221,7 @@ def test_reset_rows_decide_like_fresh_ones() -> None:
 def _is_clean(network: nn.Module) -> bool:
     return all(
         (neuron.potential, neuron.count, neuron.percentile, neuron.keep_potential) == (None, None, None, False)
+        and not neuron._forward_hooks
         for neuron in neurons_of(network).values()
     )
 
@@ -227,7 +230,7 @@ def test_an_exception_inside_a_block_leaves_nothing_behind() -> None:
     network, observations = spiking("mlp", 2)
     before = network(observations)
     _, state = network.decide(observations, None)
-    for block in (carried(network, state), spike_counts(network), calibrating(network, 50)):
+    for block in (carried(network, state), spike_counts(network), spike_rates(network), calibrating(network, 50)):
         with pytest.raises(RuntimeError, match="mat1 and mat2"), block:  # noqa: PT012
             assert not _is_clean(network)
             network(torch.zeros(2, 99))
@@ -259,6 +262,25 @@ def test_spike_counts_per_layer(steps: int) -> None:
         assert counts[name].neurons == 6 * width
         assert counts[name].rate == outputs[name] / (6 * width)
         assert 0 < counts[name].rate <= steps
+    with spike_rates(network.body) as rates:
+        network(observations)
+    assert {name: rate.item() for name, rate in rates.items()} == pytest.approx(
+        {name: count.rate for name, count in counts.items()}
+    )
+
+
+def test_rates_have_the_surrogates_gradient() -> None:
+    layer = nn.Sequential()
+    layer.add_module("act", LIF(1, threshold=2.0))
+    current = torch.tensor([[1.0, 2.5, 5.0, -1.0]], requires_grad=True)
+    with spike_rates(layer) as rates:
+        layer(current)
+    (rate,) = rates.values()
+    assert rate.item() == 0.5
+    rate.backward()
+    # a quarter each of GAMMA / threshold * max(0, 1 - |current / threshold - 1|)
+    assert current.grad is not None
+    assert current.grad.tolist() == [pytest.approx([GAMMA / 2 * value / 4 for value in (0.5, 0.75, 0.0, 0.0)])]
 
 
 # --- thresholds, leaks, steps --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from snnrl.agents.spiking_dqn.conversion import convert_agent
 from snnrl.agents.spiking_dqn.distil import align_head, q_values
 from snnrl.agents.spiking_dqn.extractors import channels_last
 from snnrl.errors import UserError
-from snnrl.networks import neurons_of
+from snnrl.networks import neurons_of, spike_counts
 from worlds import FAST, POLICIES, World, batch_of, row, same, small_agent
 
 # --- the policies
@@ -284,6 +284,28 @@ def test_the_loss_is_the_one_computed_by_hand(monkeypatch, double_q, discounts, 
     monkeypatch.setattr(agent.replay_buffer, "sample", lambda *args, **kwargs: batch)
     agent.train(1, 2)
     assert agent.logger.name_to_value["train/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_spikes_cost_what_the_penalty_says(monkeypatch):
+    agent = small_agent(learning_rate=0.0, T=3).learn(30)
+    batch = agent.replay_buffer.sample(16)
+    monkeypatch.setattr(agent.replay_buffer, "sample", lambda *args, **kwargs: batch)
+    with spike_counts(agent.q_net) as counts:
+        agent.q_net(batch.observations)
+    losses = []
+    for penalty in (0.0, 0.5):
+        agent.spike_penalty = penalty
+        agent.train(1, 16)
+        losses.append(agent.logger.name_to_value["train/loss"])
+    mean = sum(count.rate for count in counts.values()) / len(counts)
+    assert mean > 0.01
+    assert losses[1] - losses[0] == pytest.approx(0.5 * mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(("T", "penalty"), [(None, 0.1), (1, -0.1)])
+def test_a_penalty_on_spikes_needs_spikes(T, penalty):
+    with pytest.raises(UserError, match="give 0 or more, and a network that spikes"):
+        small_agent(T=T, spike_penalty=penalty)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():

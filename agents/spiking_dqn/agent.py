@@ -26,7 +26,7 @@ from snnrl.agents.spiking_dqn.policy import (
 from snnrl.envs import AtariGame
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import quoted
-from snnrl.networks import calibrating, neurons_of
+from snnrl.networks import calibrating, neurons_of, spike_rates
 from snnrl.neurons import NEURONS
 
 PRECISIONS = ("fp32", "bf16")
@@ -58,7 +58,8 @@ class SpikingDQN(DQN):
 
     Added: ``T`` timesteps per decision (default 1; None trains the ordinary network), ``double_q`` (van Hasselt et al.
     2016, arXiv 1509.06461; default on), ``precision`` (``"bf16"`` multiplies in bfloat16 while it learns; weights,
-    Q-values and all that is played stay float32), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
+    Q-values and all that is played stay float32), ``spike_penalty`` (weight in the loss of the spikes per neuron and
+    decision, the mean over layers; default 0), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
     environment by itself (SB3 draws one coin for the whole batch).
     """
 
@@ -82,6 +83,7 @@ class SpikingDQN(DQN):
         T: int | None = 1,
         double_q: bool = True,
         precision: str = "fp32",
+        spike_penalty: float = 0.0,
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,8 +92,11 @@ class SpikingDQN(DQN):
             raise UserError(f"the policy {policy.__name__} does not spike: derive it from SpikingDQNPolicy")
         if precision not in PRECISIONS:
             raise UserError(f"unknown precision {quoted(precision)}{did_you_mean(precision, PRECISIONS)}")
+        if spike_penalty < 0 or (spike_penalty and T is None):
+            raise UserError(f"spike_penalty={spike_penalty}: give 0 or more, and a network that spikes (T)")
         self.double_q = double_q
         self.precision = precision
+        self.spike_penalty = spike_penalty
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
         self.calibrated = False
         kwargs["policy_kwargs"] = {"T": T} | (policy_kwargs or {})
@@ -113,7 +118,7 @@ class SpikingDQN(DQN):
         self.policy_kwargs = self.policy_kwargs | {"T": self.T}
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss.
+        """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss, and on spikes.
 
         Without ``double_q`` the target network also chooses the action, as in SB3.
         Source: arXiv 1509.06461, Eq. 4; the rest is SB3's DQN.
@@ -132,13 +137,16 @@ class SpikingDQN(DQN):
             discounts = self.gamma if batch.discounts is None else batch.discounts
             with self.mixed_precision():
                 # first with gradients: autocast keeps the cast weights of the first forward for the others
-                value = self.q_net(batch.observations).gather(1, batch.actions.long())
+                with spike_rates(self.q_net) as rates:
+                    value = self.q_net(batch.observations).gather(1, batch.actions.long())
                 with torch.no_grad():
                     next_values = self.q_net_target(batch.next_observations)
                     chooser = self.q_net(batch.next_observations) if self.double_q else next_values
             next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
             target = batch.rewards + (1 - batch.dones) * discounts * next_value
             loss = functional.smooth_l1_loss(value, target)
+            if self.spike_penalty:
+                loss = loss + self.spike_penalty * torch.stack([*rates.values()]).mean()
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)

@@ -108,6 +108,7 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         max_grad_norm=dqn.max_grad_norm,
         double_q=dqn.double_q,
         precision=recipe.precision,
+        spike_penalty=0.0 if T is None else recipe.reduction.spike_penalty,
         policy_kwargs=arguments | optimizer_arguments(recipe),
         seed=seed,
         device=recipe.device,

@@ -160,6 +160,8 @@ class Reduction(Settings):
     """Weight of the loss on Q beside that on the advantage."""
     linear_range: Annotated[float, Field(gt=0)] | None = 0.1
     """Larger advantages, in standard deviations of the teacher's, count by their logarithm; None: none do."""
+    spike_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the loss of the spikes per neuron and decision, the mean over layers."""
     td: Training = Training(steps=20_000)
     """Length of a stage with loss td."""
     train_freq: Positive | None = None

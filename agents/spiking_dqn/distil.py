@@ -14,7 +14,7 @@ from snnrl.agents.spiking_dqn.build import training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
 from snnrl.distillation import best_linear, distillation_loss
-from snnrl.networks import constrain, spike_counts
+from snnrl.networks import constrain, spike_rates
 from snnrl.neurons import sum_over_time
 from snnrl.pipeline import STOP, StageFolder
 
@@ -140,6 +140,8 @@ class _Distillation:
             if self.keep_if_best(gate):
                 self.start = name
         self.student.q_net.load_state_dict(self.best)
+        if self.settings.spike_penalty:  # however well it plays, its spikes are not yet what they cost
+            self.passed, self.best_reward = False, -np.inf
         self.save()
 
     def gather(self) -> None:
@@ -171,7 +173,7 @@ class _Distillation:
         while self.batch < settings.batches:
             self.optimizer.param_groups[0]["lr"] = self._learning_rate()
             rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
-            with spike_counts(q_net) as counts, self.student.mixed_precision():
+            with spike_rates(q_net) as rates, self.student.mixed_precision():
                 answered = q_net(observations[rows].to(self.student.device))
             loss = distillation_loss(
                 answered,
@@ -179,6 +181,8 @@ class _Distillation:
                 q_weight=settings.q_weight,
                 linear_range=settings.linear_range,
             )
+            if settings.spike_penalty:
+                loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -186,7 +190,7 @@ class _Distillation:
             self.batch += 1
             due = STOP.is_set() or self.batch % settings.checkpoint_every == 0
             if due or self.batch % 50 == 0 or self.batch == settings.batches:
-                self._check(loss.item(), {name: count.rate for name, count in counts.items()})
+                self._check(loss.item(), {name: rate.item() for name, rate in rates.items()})
             if due and self.batch < settings.batches:
                 self.save()
 

@@ -15,6 +15,7 @@ from snnrl.networks.spiking import (
     neurons_of,
     reset_rows,
     spike_counts,
+    spike_rates,
 )
 from snnrl.networks.views import VIEWS, View
 
@@ -38,5 +39,6 @@ __all__ = [
     "reset_rows",
     "small_conv",
     "spike_counts",
+    "spike_rates",
     "without_bias",
 ]

@@ -88,6 +88,25 @@ def spike_counts(network: nn.Module) -> Iterator[dict[str, SpikeCount]]:
 
 
 @contextmanager
+def spike_rates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect spikes per neuron and decision by layer, 0-dim with their gradient, from the forward inside the block."""
+    rates: dict[str, Tensor] = {}
+
+    def collect(name: str, neuron: SpikingNeuron, spikes: Tensor) -> None:
+        rates[name] = neuron.steps * spikes.mean(dtype=torch.float32)
+
+    hooks = [
+        neuron.register_forward_hook(lambda neuron, _, spikes, name=name: collect(name, neuron, spikes))
+        for name, neuron in neurons_of(network).items()
+    ]
+    try:
+        yield rates
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def carried(network: nn.Module, state: NetworkState | None) -> Iterator[list[NetworkState]]:
     """Start the forward inside the block from ``state`` (None: zero) and collect the state it ends in.
 

@@ -9,11 +9,13 @@ from gymnasium import spaces
 from torch import nn
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
+from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.conversion import convert_agent, through_view
 from snnrl.agents.spiking_dqn.distil import gather_play
+from snnrl.commands.train import check
 from snnrl.config import read_recipe
 from snnrl.energy import count_operations, energy_ratio, tally
 from snnrl.energy.costs import CostTable, read_costs
@@ -118,3 +120,8 @@ def test_mistakes() -> None:
     with pytest.raises(UserError, match=r"reduction\.view is of frames: this network sees none"):
         build_agent(recipe, 1, envs, 0)
     envs.close()
+    recipe = read_recipe("pong", Recipe, {"reduction": {"view": "binary"}})
+    with pytest.raises(
+        UserError, match=r"spikes and sees grey frames, reduction\.view is binary: begin with an ordinary"
+    ):
+        check(recipe, open_agent("pong/T5").agent)

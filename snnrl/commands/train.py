@@ -99,8 +99,8 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
     """Build the first spiking agent, so that a recipe that cannot work is refused before anything is written.
 
     Raises:
-        UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, or it
-            decides in as few timesteps already.
+        UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, it
+            decides in as few timesteps already, or it spikes and sees other frames.
     """
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env, **recipe.env_kwargs).close()
@@ -114,6 +114,15 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
             f"the agent to begin with decides in {start.T} timesteps already, nothing is left to lower to "
             f"{recipe.steps[-1]}: begin with another one, such as ann.zip or T5.zip in its run folder"
         )
+    if start is not None and start.T is not None:
+        ours, theirs = (
+            (one.policy_kwargs.get("features_extractor_kwargs") or {}).get("view", "grey") for one in (agent, start)
+        )
+        if ours != theirs:
+            raise UserError(
+                f"the agent to begin with spikes and sees {theirs} frames, reduction.view is {ours}: begin with an "
+                "ordinary one, such as ann.zip in its run folder"
+            )
     if agent.T is None:
         raise UserError("nothing would spike, there is no hidden layer: give network.net_arch, such as [128, 128]")
 

@@ -122,6 +122,6 @@ def test_mistakes() -> None:
     envs.close()
     recipe = read_recipe("pong", Recipe, {"reduction": {"view": "binary"}})
     with pytest.raises(
-        UserError, match=r"spikes and sees grey frames, reduction\.view is binary: begin with an ordinary"
+        UserError, match=r"sees grey frames, reduction\.view is binary: begin with an ordinary"
     ):
         check(recipe, open_agent("pong/T5").agent)

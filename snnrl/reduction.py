@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from snnrl.errors import UserError
 
+MOST_STEPS = 1000
+"""Largest T accepted, so that a mistyped or hostile number cannot exhaust the memory."""
+
 
 class Attempt(NamedTuple):
     """A finished stage: its timesteps, the reward that its gate saw, and whether that was within the tolerance."""

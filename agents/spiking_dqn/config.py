@@ -3,27 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from snnrl.agents.spiking_dqn.policy import MOST_STEPS
-from snnrl.config import check_device
+from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
 from snnrl.envs import PROTOCOLS, AtariProtocol, games, read_protocol
 from snnrl.errors import UserError
-from snnrl.reduction import check_schedule, schedule
-
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Percentile = Annotated[float, Field(gt=0, le=100)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Device = Annotated[str, AfterValidator(check_device)]
-
-
-class Settings(BaseModel):
-    """A frozen group of fields; unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _or_none(field: FieldInfo) -> tuple[Any, Any]:
@@ -186,8 +171,8 @@ class Gate(Settings):
     """Share of random actions: greedy play of some games repeats the same few episodes."""
 
 
-class Recipe(Settings):
-    """One experiment, from the ordinary network to the spiking one at ``reduce_to`` timesteps."""
+class Recipe(StagedRecipe):
+    """One experiment with a DQN agent, from the ordinary network to the spiking one at ``reduce_to`` timesteps."""
 
     env: str
     """Gymnasium id, or an Atari game such as pong."""
@@ -196,20 +181,6 @@ class Recipe(Settings):
     atari: ProtocolChanges = ProtocolChanges()
     n_envs: Positive = 8
     """Parallel environments."""
-    T: Steps = 5
-    """Timesteps of the first spiking network."""
-    reduce_to: Steps = 1
-    """Timesteps of the last one."""
-    step: Positive = 1
-    """How much T falls from stage to stage."""
-    schedule: tuple[Steps, ...] | None = None
-    """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""
-    seed: Seed = 0
-    """Of everything: weights, environments, exploration, batches."""
-    device: Device = "auto"
-    """cpu, cuda, or auto."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the products while networks learn; bf16 is autocast's. What is played is always computed in fp32."""
     report_episodes: Positive = 20
     """Greedy episodes of the reported reward, on seeds that neither training nor gate has seen."""
     most_steps: Positive | None = None
@@ -222,17 +193,8 @@ class Recipe(Settings):
     reduction: Reduction = Reduction()
     gate: Gate = Gate()
 
-    @field_validator("schedule")
-    @classmethod
-    def _falls(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if steps is not None:
-            check_schedule(steps)
-        return steps
-
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if self.reduce_to > self.T:
-            raise UserError(f"reduce_to {self.reduce_to} is above T {self.T}: give 1 <= reduce_to <= T")
         if self.env not in games() and (self.protocol, self.atari) != ("v4", ProtocolChanges()):
             raise UserError(f"protocol and atari belong to an Atari game, env is {self.env!r}")
         return self
@@ -249,11 +211,6 @@ class Recipe(Settings):
     def gate_play(self) -> dict[str, Any]:
         """How the gate's episodes are played."""
         return {"env_kwargs": self.env_kwargs, "most_steps": self.most_steps, "epsilon": self.gate.epsilon}
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The stages' T."""
-        return self.schedule or schedule(self.T, self.reduce_to, self.step)
 
 
 def env_settings(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:

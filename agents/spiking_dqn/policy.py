@@ -39,9 +39,7 @@ from snnrl.networks import (
     without_bias,
 )
 from snnrl.neurons import NEURONS, sum_over_time
-
-MOST_STEPS = 1000
-"""Largest T accepted, so that a mistyped or hostile number cannot exhaust the memory."""
+from snnrl.reduction import MOST_STEPS
 
 _SLOTTED: dict[type[BaseFeaturesExtractor], type[SlottedExtractor]] = {
     NatureCNN: SlottedCNN,

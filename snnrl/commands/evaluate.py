@@ -8,7 +8,7 @@ import tyro
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.evaluate import evaluate as evaluate_agent
 from snnrl.agents.library import open_agent, shipped_agents
-from snnrl.agents.spiking_dqn.config import Device, Percentile, Positive, Seed, Settings, Share, Steps
+from snnrl.agents.settings import Device, Percentile, Positive, Seed, Settings, Share, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json, rates
 

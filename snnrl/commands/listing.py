@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from snnrl.agents.library import shipped_agents
-from snnrl.agents.spiking_dqn.config import Settings
+from snnrl.agents.settings import Settings
 from snnrl.arguments import parse
 from snnrl.config import recipe_names
 from snnrl.display import Display, print_json

@@ -12,7 +12,7 @@ import tyro
 
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.library import Opened, open_agent, shipped_agents
-from snnrl.agents.spiking_dqn.config import Positive, Seed, Settings, Steps
+from snnrl.agents.settings import Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json
 from snnrl.envs import make

@@ -1,0 +1,59 @@
+"""What the recipes of all kinds of agents have in common."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from snnrl.config import check_device
+from snnrl.errors import UserError
+from snnrl.reduction import MOST_STEPS, check_schedule, schedule
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Percentile = Annotated[float, Field(gt=0, le=100)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Annotated[str, AfterValidator(check_device)]
+
+
+class Settings(BaseModel):
+    """A frozen group of fields; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StagedRecipe(Settings):
+    """One experiment, from the ordinary network to the spiking one at ``reduce_to`` timesteps."""
+
+    T: Steps = 5
+    """Timesteps of the first spiking network."""
+    reduce_to: Steps = 1
+    """Timesteps of the last one."""
+    step: Positive = 1
+    """How much T falls from stage to stage."""
+    schedule: tuple[Steps, ...] | None = None
+    """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""
+    seed: Seed = 0
+    """Of everything that is drawn: weights, order of the data, exploration."""
+    device: Device = "auto"
+    """cpu, cuda, or auto."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the products while networks learn; bf16 is autocast's. What is measured is always computed in fp32."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _falls(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if steps is not None:
+            check_schedule(steps)
+        return steps
+
+    @model_validator(mode="after")
+    def _lowers(self) -> "StagedRecipe":
+        if self.reduce_to > self.T:
+            raise UserError(f"reduce_to {self.reduce_to} is above T {self.T}: give 1 <= reduce_to <= T")
+        return self
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The stages' T."""
+        return self.schedule or schedule(self.T, self.reduce_to, self.step)

@@ -151,10 +151,7 @@ def _counter_of(kind: type[nn.Module]) -> Counter | None:
 @counts(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: Tensor) -> None:
     """Products of every input that is not zero."""
-    rows = values.double() * count.pooled
-    behind_neurons = any(before.neurons for before in count.layers)
-    whole = bool(((rows >= 0) & (rows == rows.round())).all()) and (behind_neurons or bool((rows <= 1).all()))
-    events = rows if whole else (rows != 0).double()
+    spiking, events = count_events(count, values)
     passes = len(values) // count.decisions
     bias = 0 if layer.bias is None else layer.bias.numel()
     count.layers.append(
@@ -163,7 +160,7 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
             count.decisions,
             passes,
             macs=output[0].numel() * layer.weight[0].numel(),
-            spiking=whole,
+            spiking=spiking,
             events=int(events.sum()),
             active=int((events.sum(0) * fan_out(layer, values[:1])).sum()),
             inputs=values[0].numel(),
@@ -174,6 +171,17 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
         )
     )
     count.grey = 1.0
+
+
+def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
+    """Say whether a layer's input ``(rows, ...)`` is spikes, and return how many there are in each element.
+
+    Real values count as one event unless they are zero.
+    """
+    rows = values.double() * count.pooled
+    behind_neurons = any(before.neurons for before in count.layers)
+    spiking = bool(((rows >= 0) & (rows == rows.round())).all()) and (behind_neurons or bool((rows <= 1).all()))
+    return spiking, rows if spiking else (rows != 0).double()
 
 
 def fan_out(layer: nn.Module, row: Tensor) -> Tensor:

@@ -188,13 +188,3 @@ def mean_rate(spike_rate: dict[str, float]) -> str:
 def layer_name(name: str) -> str:
     """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
     return name.removeprefix("features_extractor.").removeprefix("cnn.").removeprefix("q_net.")
-
-
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], *, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of ``ours - theirs`` over equal starts (percentile bootstrap, fixed seed)."""
-    difference = np.subtract(ours, theirs)
-    picks = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
-    low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)

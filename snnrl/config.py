@@ -50,6 +50,16 @@ def read_recipe(
     Raises:
         UserError: there is none, its YAML is broken, or a key or value in it is wrong.
     """
+    values, where = recipe_values(name, package=package, kind=kind)
+    return validate(model, _merged(values, changes), where)
+
+
+def recipe_values(name: str, *, package: str = RECIPES, kind: str = "recipe") -> tuple[dict[str, Any], str]:
+    """Return what a recipe and the one that it is based on say, unchecked, and what to call it in messages.
+
+    Raises:
+        UserError: there is none, or its YAML is broken.
+    """
     shipped = recipe_names(package)
     if name in shipped:
         text, where = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8"), name
@@ -66,9 +76,8 @@ def read_recipe(
     if (base := values.pop("base", None)) is not None:
         if not isinstance(base, str) or base not in shipped or base == name:
             raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), shipped)}")
-        inherited = read_recipe(base, model, package=package, kind=kind)
-        values = _merged(inherited.model_dump(exclude_unset=True), values)
-    return validate(model, _merged(values, changes), where)
+        values = _merged(recipe_values(base, package=package, kind=kind)[0], values)
+    return values, where
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

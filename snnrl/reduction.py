@@ -11,11 +11,11 @@ MOST_STEPS = 1000
 
 
 class Attempt(NamedTuple):
-    """A finished stage: its timesteps, the reward that its gate saw, and whether that was within the tolerance."""
+    """A finished stage: its timesteps, its score at the gate (reward, accuracy), and whether it was within the tolerance."""
 
     name: str
     T: int
-    reward: float
+    score: float
     passed: bool
 
 
@@ -69,10 +69,10 @@ def next_stage(steps: Sequence[int], done: Sequence[Attempt]) -> int | None:
 
 
 def best_attempt(done: Sequence[Attempt], T: int) -> Attempt:
-    """Return the attempt at ``T`` with the highest gated reward, the earlier one of equals."""
-    return max((attempt for attempt in done if attempt.T == T), key=lambda attempt: attempt.reward)
+    """Return the attempt at ``T`` with the highest score, the earlier one of equals."""
+    return max((attempt for attempt in done if attempt.T == T), key=lambda attempt: attempt.score)
 
 
-def gate_passed(reward: float, teacher: float, tolerance: float) -> bool:
-    """Say whether ``reward`` is at most ``tolerance`` (a share of the teacher's |reward|) below the teacher's."""
-    return reward >= teacher - tolerance * abs(teacher)
+def gate_passed(score: float, teacher: float, tolerance: float) -> bool:
+    """Say whether ``score`` is at most ``tolerance`` (a share of the teacher's |score|) below the teacher's."""
+    return score >= teacher - tolerance * abs(teacher)

@@ -108,13 +108,13 @@ class RunFolder:
             raise self.damaged(self.path / "summary.json")
         return dict(found)
 
-    def check_stage(self, name: str, result: Any) -> None:
-        """Check that a stored stage is whole: its result, and its agent.
+    def check_stage(self, name: str, result: Any, score: str) -> None:
+        """Check that a stored stage is whole: its result with its ``score`` at the gate, and its agent.
 
         Raises:
             UserError: it is damaged.
         """
-        if not isinstance(result, dict) or not {"name", "T", "gate_reward", "gate_passed", "minutes"} <= result.keys():
+        if not isinstance(result, dict) or not {"name", "T", f"gate_{score}", "gate_passed", "minutes"} <= result.keys():
             raise self.damaged(self.stages / f"{name}.json")
         if not self.agent(name).exists():
             raise UserError(f"{self.agent(name)} is missing: remove {self.stages / name}.json to train the stage again")

@@ -1,38 +1,32 @@
 """The main job: an ordinary DQN, its spiking conversion, and one stage after another at fewer timesteps."""
 
-import functools
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger, configure
 
-from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play, record
+from snnrl.agents.chain import Chain, Reporter
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, play, record
+from snnrl.agents.metrics import watching
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights, through_view
 from snnrl.agents.spiking_dqn.distil import Weights, calibration_play, distil, q_values
 from snnrl.agents.spiking_dqn.td import Progress, train
-from snnrl.conversion import ConversionReport
+from snnrl.conversion import agreement
 from snnrl.distillation import regret
-from snnrl.files import write_atomically
 from snnrl.networks import calibrating
-from snnrl.pipeline import Result, StageFolder, run_stage
-from snnrl.reduction import Attempt, best_attempt, gate_passed, next_stage
+from snnrl.pipeline import Result, StageFolder
+from snnrl.reduction import Attempt, best_attempt
 from snnrl.runs import RunFolder
 
-Reporter = Callable[[str, int], Callable[[int, str], None]]
-"""Begins a stage of so many steps; returns what to call with steps done and a text."""
 
+class Job(Chain[SpikingDQN]):
+    """One run of a recipe for DQN agents; see :class:`Chain`. From scratch the first one learns by TD."""
 
-class Job:
-    """One run of a recipe: every stage reads what the stages before it left in the run folder, and nothing else.
-
-    ``start`` is the agent to begin with instead of training an ordinary one, or None; with ``scratch`` the first
-    spiking network is trained from scratch, by temporal differences.
-    """
+    score = "reward"
 
     def __init__(
         self,
@@ -44,58 +38,21 @@ class Job:
         start: SpikingDQN | None = None,
         scratch: bool = False,
     ) -> None:
+        super().__init__(recipe, recipe.gate.tolerance, run, reporter, say, start=start, scratch=scratch)
         self.recipe = recipe
-        self.run = run
-        self.reporter = reporter
-        self.say = say
-        self.start = start
-        self.scratch = scratch
-        self.results: dict[str, Result] = {}
-        self.log: Logger | None = None
-
-    def run_all(self) -> dict[str, Any]:
-        """Run all stages that have not been run, and return the summary."""
-        done: list[Attempt] = []
-        steps = self.recipe.steps
-        if self.start is not None and self.start.T is not None:
-            name = f"T{self.start.T}"
-            result = self.stage(name, functools.partial(self.take_over, name))
-            done.append(Attempt(name, self.start.T, result["gate_reward"], True))
-            steps = (self.start.T, *(T for T in steps if T < self.start.T))
-        elif not self.scratch:
-            self.stage("ann", self.train_ordinary if self.start is None else functools.partial(self.take_over, "ann"))
-        while (T := next_stage(steps, done)) is not None:
-            name = f"T{T}" if all(attempt.T != T for attempt in done) else f"T{T}-again"
-            result = self.stage(name, functools.partial(self.train_spiking, name, T, list(done)))
-            done.append(Attempt(name, T, result["gate_reward"], result["gate_passed"]))
-        summary = self.summary(done)
-        self.run.finish(summary)
-        return summary
-
-    def stage(self, name: str, work: Callable[[StageFolder], Result]) -> Result:
-        """Run one stage unless its result is there."""
-        try:
-            result = run_stage(self.run.stages, name, work)
-            self.run.check_stage(name, result)
-            self.results[name] = result
-        finally:
-            if self.log is not None:
-                self.log.close()
-                self.log = None
-        return self.results[name]
 
     def train_ordinary(self, folder: StageFolder) -> Result:
         """Train the ordinary network by temporal differences."""
         agent = self.agent("ann", None, fresh=True)
         result = self.train_by_td("ann", agent, self.recipe.ann, folder)
-        return result | self.finish("ann", agent) | {"gate_passed": True}
+        return result | self.finish("ann", agent)
 
     def take_over(self, name: str, folder: StageFolder) -> Result:
         """Begin with an agent that was trained elsewhere."""
         assert self.start is not None
         self.start.set_logger(self.logger(name))
         reward, _ = self.gate(self.start)
-        return {"gate_reward": reward, "gate_passed": True} | self.finish(name, self.start)
+        return {"gate_reward": reward} | self.finish(name, self.start)
 
     def train_spiking(self, name: str, T: int, done: list[Attempt], folder: StageFolder) -> Result:
         """Start from the stage before, or from the ordinary network's conversion, and train at ``T`` timesteps."""
@@ -106,13 +63,12 @@ class Job:
         starts = self.starts(student, name, done, before, result)
         if starts:
             load_weights(student, next(iter(starts.values())))
-        if teacher is None:
-            result |= self.train_by_td(name, student, self.recipe.ann, folder)
-        elif self.recipe.reduction.loss == "td":
-            result |= self.train_by_td(name, student, self.recipe.reduction.td, folder)
-        else:
+        if teacher is not None and self.recipe.reduction.loss == "distill":
             result |= self.distil(name, student, starts, teacher, folder)
-        result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
+        else:
+            training = self.recipe.ann if teacher is None else self.recipe.reduction.td
+            result["before"] = self.before(student, teacher)
+            result |= self.train_by_td(name, student, training, folder)
         return result | self.finish(name, student)
 
     def distil(
@@ -128,9 +84,22 @@ class Job:
         distilled = distil(student, starts, self.load(teacher), recipe, self.gate, folder, report, seed)
         self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
         play = calibration_play(student, self.recipe, student.T or 1)
-        found = {"start": distilled.start, "rounds": distilled.rounds}
         lost = regret(q_values(student, play), q_values(self.load(teacher), play))
-        return {"gate_reward": distilled.reward, **found, "regret": lost}
+        found = {"start": distilled.start, "rounds": distilled.rounds, "regret": lost}
+        trained = copy.deepcopy(student.q_net.state_dict())
+        load_weights(student, starts[distilled.start])
+        found["before"] = self.before(student, teacher)
+        load_weights(student, trained)
+        return {"gate_reward": distilled.reward, **found}
+
+    def before(self, student: SpikingDQN, teacher: str | None) -> Result:
+        """Return spike rates and the agreement with the teacher, on its play, of a student yet to be trained."""
+        guide = student if teacher is None else self.load(teacher)
+        play = calibration_play(guide, self.recipe, student.T or 1)
+        with watching(student.q_net) as seen:
+            answers = q_values(student, play)
+        agreed = None if teacher is None else agreement(q_values(guide, play), answers)[0]
+        return {"spike_rate": seen.spike_rate, "action_agreement": agreed}
 
     def starts(
         self, student: SpikingDQN, name: str, done: list[Attempt], before: Attempt | None, result: Result
@@ -163,13 +132,6 @@ class Job:
         """The recipe's percentile, and for distillation the others, one of which may suit a T better."""
         conversion = self.recipe.conversion
         return (conversion.percentile, *(conversion.others if self.recipe.reduction.loss == "distill" else ()))
-
-    def say_conversion(self, name: str, report: ConversionReport) -> None:
-        """Print what a conversion reports."""
-        agree, error = report.action_agreement, report.q_error
-        self.say(f"{name}: converted, {agree:.0%} of actions agree, Q error {error:.2f} std")
-        for advice in report.advice:
-            self.say(f"{name}: {advice}")
 
     @torch.no_grad()
     def reduce(self, agent: SpikingDQN, T: int) -> None:
@@ -225,11 +187,6 @@ class Job:
         reward = sum(rewards) / len(rewards)
         return reward, self.passes(reward)
 
-    def passes(self, reward: float) -> bool:
-        """Compare with the first stage's reward on the same episodes."""
-        first = next(iter(self.results.values()), {"gate_reward": reward})
-        return gate_passed(reward, first["gate_reward"], self.recipe.gate.tolerance)
-
     def agent(self, name: str, T: int | None, *, fresh: bool) -> SpikingDQN:
         """Return an untrained agent for a stage: to be trained from scratch (``fresh``), or to go on from another."""
         seed = self.seed(name)
@@ -238,53 +195,18 @@ class Job:
         agent.set_logger(self.logger(name))
         return agent
 
-    def logger(self, name: str) -> Logger:
-        """Return a logger for a stage, to TensorBoard and CSV, which is closed with the stage."""
-        self.log = configure(str(self.run.logs(name)), ["csv", "tensorboard"])
-        return self.log
-
     def load(self, name: str) -> SpikingDQN:
         """Return the agent that a stage left."""
         return SpikingDQN.load(self.run.agent(name), device=self.recipe.device)
 
-    def seed(self, name: str) -> int:
-        """Return a seed for a stage: another one for every stage and every seed of the run."""
-        return int(np.random.SeedSequence([self.recipe.seed, *name.encode()]).generate_state(1)[0])
+    def outcomes(self, result: Result) -> Sequence[float]:
+        """Return the rewards on the reported starts."""
+        rewards: list[float] = result["rewards"]
+        return rewards
 
-    def summary(self, done: list[Attempt]) -> dict[str, Any]:
-        """Return the stages' figures, the best of each T, with the paired difference to the ordinary network."""
-        names = (["ann"] if "ann" in self.results else []) + [best_attempt(done, T).name for T in self.order(done)]
-        stages = []
-        for name in names:
-            result = dict(self.results[name])
-            rewards = result["rewards"]
-            if result["T"] is not None:
-                result |= self.promote(name, f"T{result['T']}")
-                if "ann" in self.results:
-                    mean, low, high = paired_difference(rewards, self.results["ann"]["rewards"])
-                    result["difference"] = {"mean": mean, "low": low, "high": high}
-            stages.append(result)
-        return {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "env_kwargs": self.recipe.env_kwargs,
-            "seed": self.recipe.seed,
-            "stages": stages,
-            "attempts": [attempt._asdict() for attempt in done],
-            "gate_met": bool(self.results[names[-1]]["gate_passed"]),
-            "minutes": round(sum(result["minutes"] for result in self.results.values()), 2),
-            "threads": torch.get_num_threads(),
-        }
-
-    def promote(self, attempt: str, name: str) -> Result:
-        """Let a second try that did better take the first one's place as the agent at its T."""
-        if attempt != name:
-            write_atomically(self.run.agent(name), self.run.agent(attempt).read_bytes())
-        return {"name": name, "agent": f"{name}.zip"}
-
-    @staticmethod
-    def order(done: list[Attempt]) -> list[int]:
-        """Return every T that was trained, falling."""
-        return sorted({attempt.T for attempt in done}, reverse=True)
+    def about(self) -> dict[str, Any]:
+        """Return what the environment was made with."""
+        return {"env_kwargs": self.recipe.env_kwargs}
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:

@@ -1,0 +1,109 @@
+"""A network that names what an image shows, ordinary or spiking, with all that it needs to be used again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from snnrl.agents.settings import Positive, Settings, Share, Steps
+from snnrl.checkpoint import match_shapes, read_archive, write_archive
+from snnrl.config import validate
+from snnrl.envs.images import Normalization
+from snnrl.errors import UserError
+from snnrl.networks import SpikingNetwork, classifier, fill_slots
+
+HEAD = "decision.head"
+
+
+class Description(Settings):
+    """What a classifier is made with; together with its weights, all of a file."""
+
+    kind: str
+    """Of network: vgg6, vgg16 or resnet20."""
+    image_shape: tuple[Positive, Positive, Positive]
+    """Channels, height, width."""
+    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
+    """Names of the classes."""
+    mean: tuple[float, ...]
+    """Of each channel of the training images, bytes scaled to between 0 and 1."""
+    std: tuple[float, ...]
+    images: str
+    """The set it was trained on."""
+    hidden: tuple[Positive, ...] | None = None
+    neuron: str = "lif"
+    dropout: Share = 0.0
+    T: Steps | None = None
+    """Timesteps per decision; None: the ordinary network."""
+
+
+class Classifier:
+    """Its ``network`` takes normalised images ``(B, C, H, W)`` to logits ``(B, classes)``."""
+
+    def __init__(self, description: Description, device: str | torch.device = "auto") -> None:
+        self.description = description
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        body = classifier(
+            description.kind,
+            description.image_shape,
+            len(description.labels),
+            hidden=description.hidden,
+            batch_norm=description.T is None,
+            dropout=description.dropout,
+        )
+        if description.T is None:
+            self.network: nn.Module = body
+        else:
+            fill_slots(body, description.neuron, description.T, encoder=True)
+            self.network = SpikingNetwork(body, description.T, [HEAD])
+        self.network.to(self.device).eval()
+
+    @property
+    def T(self) -> int | None:
+        """Timesteps per decision; None for the ordinary network."""
+        return self.description.T
+
+    @property
+    def body(self) -> nn.Module:
+        """The network without the sum over time, whose names of weights are the same at every T."""
+        return self.network.body if isinstance(self.network, SpikingNetwork) else self.network
+
+    def reduce_to(self, steps: int) -> None:
+        """Decide in ``steps`` timesteps from now on, with the same weights, thresholds and leaks.
+
+        Raises:
+            UserError: the network does not spike.
+        """
+        if not isinstance(self.network, SpikingNetwork):
+            raise UserError("this classifier is an ordinary network: it decides in no timesteps")
+        self.network.reduce_to(steps)
+        self.description = self.description.model_copy(update={"T": steps})
+
+    @property
+    def normalization(self) -> Normalization:
+        """What is done to bytes before the network sees them."""
+        return Normalization(self.description.mean, self.description.std)
+
+    def save(self, path: Path) -> None:
+        """Write safetensors and JSON, replacing the file in one step."""
+        metadata = {"kind": "classifier", "description": self.description.model_dump(mode="json")}
+        write_archive(path, metadata, {"network": self.body.state_dict()})
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> "Classifier":
+        """Read a classifier that :meth:`save` wrote; nothing is unpickled.
+
+        Raises:
+            UserError: the file is missing, damaged or of another kind.
+        """
+        archive = read_archive(path)
+        if archive.metadata.get("kind") != "classifier":
+            raise UserError(f"cannot read {path}: it holds no classifier; choose another file")
+        found = cls(validate(Description, archive.metadata.get("description") or {}, str(path)), device)
+        weights = archive.tensors.get("network", {})
+        match_shapes(found.body, weights, str(path))
+        found.body.load_state_dict(weights)
+        return found

@@ -1,0 +1,174 @@
+"""The main job for images: an ordinary classifier, its spiking conversion, and one stage after another at fewer T."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from snnrl.agents import metrics
+from snnrl.agents.chain import Chain, Reporter
+from snnrl.agents.classifier.agent import Classifier, Description
+from snnrl.agents.classifier.config import ImageRecipe, Training
+from snnrl.agents.classifier.evaluate import evaluate, predictions
+from snnrl.agents.classifier.training import train
+from snnrl.conversion import convert
+from snnrl.envs.images import ImageSet, Normalization, in_order
+from snnrl.networks import calibrating
+from snnrl.pipeline import Result, StageFolder
+from snnrl.reduction import Attempt, best_attempt
+from snnrl.runs import RunFolder
+
+
+class ImageJob(Chain[Classifier]):
+    """One run of an image recipe; see :class:`Chain`."""
+
+    score = "accuracy"
+    recipe: ImageRecipe
+
+    def __init__(
+        self,
+        recipe: ImageRecipe,
+        images: ImageSet,
+        run: RunFolder,
+        reporter: Reporter,
+        say: Callable[[str], None],
+        *,
+        start: Classifier | None = None,
+        scratch: bool = False,
+    ) -> None:
+        super().__init__(recipe, run, reporter, say, start=start, scratch=scratch)
+        self.images = images
+
+    def train_ordinary(self, folder: StageFolder) -> Result:
+        """Train the ordinary network."""
+        classifier = self.untrained("ann", None)
+        return self.learn("ann", classifier, self.recipe.ann, folder) | self.finish("ann", classifier)
+
+    def take_over(self, name: str, folder: StageFolder) -> Result:
+        """Begin with a classifier that was trained elsewhere."""
+        assert self.start is not None
+        return {"gate_accuracy": self.validated(self.start)} | self.finish(name, self.start)
+
+    def train_spiking(self, name: str, T: int, done: list[Attempt], folder: StageFolder) -> Result:
+        """Start from the stage before, or from the ordinary network's conversion, and train at ``T`` timesteps."""
+        before = min((attempt for attempt in done if attempt.T > T), key=lambda attempt: attempt.T, default=None)
+        result: Result = {}
+        if before is not None:
+            classifier = self.load(best_attempt(done, before.T).name)
+            self.reduce(classifier, T)
+        elif "ann" in self.results:
+            classifier = self.converted(name, T, result)
+        else:
+            classifier = self.from_scratch(name, T)
+        result["before"] = self.before(classifier)
+        teacher = self.load("ann") if "ann" in self.results else None
+        training = self.recipe.ann if teacher is None and before is None else self.recipe.reduction
+        result |= self.learn(name, classifier, training, folder, teacher)
+        return result | self.finish(name, classifier)
+
+    def untrained(self, name: str, T: int | None) -> Classifier:
+        """Return a classifier with random weights."""
+        torch.manual_seed(self.seed(name))
+        normalization = Normalization.measured(self.images.train)
+        recipe = self.recipe
+        description = Description(
+            kind=recipe.network.kind,
+            image_shape=self.images.train.shape,
+            labels=self.images.classes,
+            mean=normalization.mean,
+            std=normalization.std,
+            images=recipe.images,
+            hidden=recipe.network.hidden,
+            neuron=recipe.network.neuron,
+            dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
+            T=T,
+        )
+        return Classifier(description, recipe.device)
+
+    def converted(self, name: str, T: int, result: Result) -> Classifier:
+        """Return the spiking conversion of the ordinary network."""
+        ordinary = self.load("ann")
+        percentile, neuron = self.recipe.conversion.percentile, ordinary.description.neuron
+        made = convert(ordinary.network, self.calibration(ordinary), steps=T, percentile=percentile, neuron=neuron)
+        dropout = self.recipe.reduction.dropout
+        changes = {"T": T, "dropout": dropout if ordinary.description.dropout else 0.0}
+        spiking = Classifier(ordinary.description.model_copy(update=changes), self.recipe.device)
+        spiking.body.load_state_dict(made.network.body.state_dict())
+        result["conversion"] = made.report.as_dict()
+        self.say_conversion(name, made.report)
+        return spiking
+
+    @torch.no_grad()
+    def from_scratch(self, name: str, T: int) -> Classifier:
+        """Return a spiking classifier with random weights, whose thresholds let its layers fire."""
+        classifier = self.untrained(name, T)
+        with calibrating(classifier.network, self.recipe.conversion.percentile):
+            classifier.network(self.calibration(classifier))
+        return classifier
+
+    @torch.no_grad()
+    def reduce(self, classifier: Classifier, T: int) -> None:
+        """Let a trained classifier decide in ``T`` steps: its weights, leaks and thresholds.
+
+        Unless thresholds are kept, those fall that would silence a layer.
+        """
+        classifier.reduce_to(T)
+        if self.recipe.reduction.thresholds == "lowered":
+            with calibrating(classifier.network, self.recipe.conversion.percentile, lower_only=True):
+                classifier.network(self.calibration(classifier))
+
+    def calibration(self, classifier: Classifier) -> torch.Tensor:
+        """Return the training images on which thresholds are set."""
+        chosen = np.random.default_rng(self.recipe.seed).permutation(len(self.images.train))
+        some = self.images.train.subset(chosen[: self.recipe.conversion.images])
+        (batch,) = in_order(some, len(some), classifier.normalization, classifier.device)
+        return batch.images
+
+    @torch.no_grad()
+    def before(self, classifier: Classifier) -> Result:
+        """Return spike rates and accuracy of a network yet to be trained, on the images that set thresholds."""
+        with metrics.watching(classifier.body) as seen:
+            classifier.network.eval()(self.calibration(classifier))
+        return {"spike_rate": seen.spike_rate, "accuracy": self.validated(classifier)}
+
+    def validated(self, classifier: Classifier) -> float:
+        """Return the accuracy on the validation images."""
+        return float(np.mean(predictions(classifier, self.images.validation) == self.images.validation.labels))
+
+    def learn(
+        self, name: str, classifier: Classifier, training: Training, folder: StageFolder, teacher: Classifier | None = None
+    ) -> Result:
+        """Train, and tell of it."""
+        batches = len(self.images.train) // min(training.batch_size, len(self.images.train))
+        report = self.reporter(name, training.epochs * batches)
+        seed, precision = self.seed(name), self.recipe.precision
+        log = self.logger(name)
+        trained = train(classifier, self.images, training, folder, report, log, seed, precision, teacher)
+        return {"gate_accuracy": trained.accuracy, "curve": trained.curve}
+
+    def finish(self, name: str, classifier: Classifier) -> Result:
+        """Write the stage's classifier and report on it, on images that were used for nothing else."""
+        classifier.save(self.run.agent(name))
+        found = evaluate(classifier, self.images.test)
+        log = self.log or self.logger(name)
+        log.record("report/accuracy", found.accuracy)
+        metrics.record(log, "report", found.activity, found.layers)
+        log.dump(0)
+        self.say(f"{name}: accuracy {found.accuracy:.2%}, energy ratio {found.energy_ratio:.2f}")
+        return {"name": name, "T": classifier.T, "agent": f"{name}.zip"} | found.as_dict()
+
+    def load(self, name: str) -> Classifier:
+        """Return the classifier that a stage left."""
+        return Classifier.load(self.run.agent(name), self.recipe.device)
+
+    def outcomes(self, result: Result) -> Sequence[float]:
+        """Return 1 for each test image that was named rightly, else 0."""
+        right = np.ones(result["images"])
+        right[result["wrong"]] = 0
+        return [float(value) for value in right]
+
+    def about(self) -> dict[str, Any]:
+        """Return what is to be said of the data."""
+        sizes = {part: len(getattr(self.images, part)) for part in ("train", "validation", "test")}
+        return {"images": sizes | {"note": self.images.note}}

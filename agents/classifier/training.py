@@ -1,0 +1,187 @@
+"""Training on labelled images, resumable to the bit: the ordinary network, and spiking ones from there."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+from torch.nn import functional
+
+from snnrl.agents.classifier.agent import Classifier
+from snnrl.agents.classifier.config import Reduction, Training
+from snnrl.agents.classifier.evaluate import predictions
+from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
+from snnrl.envs.images import Batch, ImageSet, TrainingBatches
+from snnrl.networks import constrain, spike_rates
+from snnrl.pipeline import STOP, StageFolder
+
+Report = Callable[[int, str], None]
+"""Called with batches done and a text on how it goes."""
+
+MOMENTUM = 0.9
+RISE = 0.3
+"""Share of a one-cycle schedule in which the learning rate rises, from a 25th (arXiv 1708.07120, as in torch)."""
+REPORT_EVERY = 20
+"""Batches between looks at the loss."""
+
+
+class Trained(NamedTuple):
+    """The best accuracy on the validation images, and that of every epoch."""
+
+    accuracy: float
+    curve: list[float]
+
+
+def train(
+    classifier: Classifier,
+    images: ImageSet,
+    settings: Training,
+    folder: StageFolder,
+    report: Report,
+    logger: Logger,
+    seed: int,
+    precision: str,
+    teacher: Classifier | None = None,
+) -> Trained:
+    """Train in place, and leave the weights of the epoch that did best on the validation images.
+
+    Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run: what a batch
+    draws (order, augmentation, dropout) depends on seed, epoch and batch alone.
+    """
+    work = _Epochs(classifier, images, settings, folder, report, logger, seed, precision, teacher)
+    work.resume()
+    while work.epoch < settings.epochs:
+        work.train_epoch()
+        work.judge()
+    classifier.body.load_state_dict(work.best)
+    return Trained(max(work.curve), work.curve)
+
+
+class _Epochs:
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: ImageSet,
+        settings: Training,
+        folder: StageFolder,
+        report: Report,
+        logger: Logger,
+        seed: int,
+        precision: str,
+        teacher: Classifier | None,
+    ) -> None:
+        self.classifier, self.images, self.settings = classifier, images, settings
+        self.folder, self.report, self.logger, self.seed = folder, report, logger, seed
+        self.precision, self.teacher = precision, teacher
+        normalization, device = classifier.normalization, classifier.device
+        self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device)
+        self.epoch = self.batch = 0
+        self.curve: list[float] = []
+        self.best: dict[str, Tensor] = {}
+        parameters = [parameter for parameter in classifier.network.parameters() if parameter.requires_grad]
+        decay = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, momentum=MOMENTUM, **decay)
+            if settings.optimizer == "SGD"
+            else torch.optim.Adam(parameters, amsgrad=True, **decay)
+        )
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        checkpoint = self.folder.load()
+        if checkpoint is None:
+            return
+        metadata, tensors = checkpoint
+        self.epoch, self.batch, self.curve = metadata["epoch"], metadata["batch"], metadata["curve"]
+        self.classifier.body.load_state_dict(tensors["network"])
+        self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], metadata["optimizer"]))
+        self.best = tensors["best"]
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        optimizer, layout = flatten_optimizer(self.optimizer.state_dict())
+        metadata = {"epoch": self.epoch, "batch": self.batch, "curve": self.curve, "optimizer": layout}
+        tensors = {"network": self.classifier.body.state_dict(), "optimizer": optimizer, "best": self.best}
+        self.folder.save(metadata, tensors)
+
+    def train_epoch(self) -> None:
+        """Take the epoch's batches, a checkpoint now and then."""
+        network = self.classifier.network.train()
+        for batch in self.batches.epoch(self.epoch, self.batch):
+            torch.manual_seed(self._draws())
+            loss, right = self._step(batch)
+            self.batch += 1
+            if self.batch % REPORT_EVERY == 0 or self.batch == len(self.batches):
+                self._check(loss.item(), right / len(batch.labels))
+            if STOP.is_set() or self.batch % self.settings.checkpoint_every == 0:
+                self.save()
+        network.eval()
+
+    def _step(self, batch: Batch) -> tuple[Tensor, int]:
+        """Take one batch; return its loss, and how many of its images were named rightly."""
+        network, settings = self.classifier.network, self.settings
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * self._rate()
+        enabled = self.precision == "bf16"
+        with spike_rates(network) as rates, torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=enabled):
+            logits = network(batch.images)
+        loss = functional.cross_entropy(logits, batch.labels)
+        if isinstance(settings, Reduction):
+            if self.teacher is not None and settings.distillation:
+                loss = loss + settings.distillation * (self._softened(batch, logits, settings.temperature) - loss)
+            if settings.spike_penalty:
+                loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        constrain(network)
+        return loss.detach(), int((logits.argmax(1) == batch.labels).sum())
+
+    def _softened(self, batch: Batch, logits: Tensor, temperature: float) -> Tensor:
+        """Return temperature^2 KL(teacher || student) of the softened answers (arXiv 1503.02531, Sec. 2)."""
+        assert self.teacher is not None
+        enabled = self.precision == "bf16"
+        with torch.no_grad(), torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=enabled):
+            answers = self.teacher.network.eval()(batch.images)
+        soft, hard = (functional.log_softmax(part.float() / temperature, 1) for part in (logits, answers))
+        return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+
+    def _rate(self) -> float:
+        """Return the learning rate as a share of the highest one."""
+        done = (self.epoch + self.batch / len(self.batches)) / self.settings.epochs
+        if self.settings.schedule == "steps":
+            passed: float = sum(self.epoch >= drop * self.settings.epochs for drop in self.settings.drops)
+            return 0.2**passed
+        if done < RISE:
+            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / RISE)) / 2
+        return (1 + math.cos(math.pi * (done - RISE) / (1 - RISE))) / 2
+
+    def _draws(self) -> int:
+        """Return the seed of what this batch's forward draws: dropout."""
+        return int(np.random.SeedSequence([self.seed, self.epoch, self.batch]).generate_state(1)[0])
+
+    def _check(self, loss: float, accuracy: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}: lower the learning rate")
+        done = self.epoch * len(self.batches) + self.batch
+        self.logger.record("train/loss", loss)
+        self.logger.record("train/accuracy", accuracy)
+        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        self.logger.dump(done)
+        best = f", validation {max(self.curve):.2%}" if self.curve else ""
+        self.report(done, f"epoch {self.epoch + 1}, loss {loss:.3f}{best}")
+
+    def judge(self) -> None:
+        """Name the validation images, keep the weights if they are the best so far, and end the epoch."""
+        named = predictions(self.classifier, self.images.validation)
+        accuracy = float(np.mean(named == self.images.validation.labels))
+        if not self.curve or accuracy > max(self.curve):
+            self.best = {name: value.clone() for name, value in self.classifier.body.state_dict().items()}
+        self.curve.append(accuracy)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.logger.record("eval/accuracy", accuracy)
+        self.logger.dump(self.epoch * len(self.batches))
+        if self.epoch < self.settings.epochs:
+            self.save()

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,15 +135,20 @@ def evaluate(
             agent, env_id, seeds, env_kwargs=env_kwargs, most_steps=most_steps, epsilon=epsilon, on_step=seen.add
         )
     sample = np.stack(seen.sample)
-    tensor, _ = agent.policy.obs_to_tensor(sample)
-    layers = count_operations(agent.q_net, tensor, len(sample))
     return Evaluation(
         tuple(rewards),
         len(set(seen.fingerprints)),
         {layer_name(name): count.rate for name, count in counts.items()},
-        layers,
+        operations(agent, sample),
         sample,
     )
+
+
+def operations(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[LayerOperations, ...]:
+    """Count the operations of the agent's decisions on observations ``(N, ...)``, under the layers' short names."""
+    tensor, _ = agent.policy.obs_to_tensor(observations)
+    counted = count_operations(agent.q_net, tensor, len(observations))
+    return tuple(replace(layer, name=layer_name(layer.name)) for layer in counted)
 
 
 class Seen:
@@ -188,13 +193,3 @@ def mean_rate(spike_rate: dict[str, float]) -> str:
 def layer_name(name: str) -> str:
     """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
     return name.removeprefix("features_extractor.").removeprefix("cnn.").removeprefix("q_net.")
-
-
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], *, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of ``ours - theirs`` over equal starts (percentile bootstrap, fixed seed)."""
-    difference = np.subtract(ours, theirs)
-    picks = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
-    low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)

@@ -205,6 +205,7 @@ class _Distillation:
             raise FloatingPointError(f"the loss is {loss} after {self.batch} batches: lower reduction.learning_rate")
         done = self.round * self.settings.batches + self.batch
         self.student.logger.record("distil/loss", loss)
+        self.student.logger.record("distil/batches", done, exclude="tensorboard")
         for name, rate in spike_rate.items():
             self.student.logger.record(f"distil/spikes_{layer_name(name)}", rate)
         self.student.logger.dump(done)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger, configure
 
-from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, paired_difference, play, record
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, play, record
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
@@ -22,6 +22,7 @@ from snnrl.networks import calibrating
 from snnrl.pipeline import Result, StageFolder, run_stage
 from snnrl.reduction import Attempt, best_attempt, gate_passed, next_stage
 from snnrl.runs import RunFolder
+from snnrl.statistics import mean_estimate
 
 Reporter = Callable[[str, int], Callable[[int, str], None]]
 """Begins a stage of so many steps; returns what to call with steps done and a text."""
@@ -261,7 +262,7 @@ class Job:
             if result["T"] is not None:
                 result |= self.promote(name, f"T{result['T']}")
                 if "ann" in self.results:
-                    mean, low, high = paired_difference(rewards, self.results["ann"]["rewards"])
+                    mean, low, high = mean_estimate(np.subtract(rewards, self.results["ann"]["rewards"]))
                     result["difference"] = {"mean": mean, "low": low, "high": high}
             stages.append(result)
         return {

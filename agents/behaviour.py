@@ -1,0 +1,94 @@
+"""What the agents of a run do on the same observations: actions, operations, spikes."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from snnrl.agents.evaluate import episode_seeds, evaluate, layer_name, operations
+from snnrl.agents.library import Opened
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.energy import break_down, read_costs
+from snnrl.envs import games, make
+from snnrl.networks import neurons_of
+from snnrl.report import Behaviour, Sample
+
+EPISODES = 2
+
+MOST_STEPS = 1_000
+"""Of each episode: what a report may cost is bounded."""
+
+SAMPLES = 4
+
+BATCH = 32
+"""Observations that are decided on at a time."""
+
+
+def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
+    """Let the first of a run's agents play greedily, and all of them decide on what it saw; the last one must spike."""
+    (first, player), *_ = agents.items()
+    last = list(agents.values())[-1]
+    seeds = episode_seeds(seed, "report", EPISODES)
+    seen = evaluate(
+        player.agent, player.env_id, seeds, env_kwargs=player.env_kwargs, most_steps=MOST_STEPS
+    ).observations
+    counted = {name: operations(one.agent, seen) for name, one in agents.items()}
+    ordinary = counted[first] if player.agent.T is None else None
+    table = read_costs("paper")
+    actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
+    names = action_names(last)
+    rows = np.linspace(0, len(seen) - 1, SAMPLES).round().astype(int)
+    layer, spikes = first_spikes(last.agent, seen[rows])
+    samples = [
+        Sample(picture, counts, {name: names[chosen[row]] for name, chosen in actions.items()})
+        for row, picture, counts in zip(rows, pictures(seen[rows], last.env_id in games()), spikes, strict=True)
+    ]
+    return Behaviour(
+        f"{len(seen)} observations, drawn evenly from {EPISODES} greedy episodes of {first}, of at most "
+        f"{MOST_STEPS} decisions each.",
+        layer,
+        actions,
+        names,
+        {name: break_down(counted[name], ordinary, table) for name, one in agents.items() if one.agent.T is not None},
+        tuple(samples),
+    )
+
+
+def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the greedy action on each observation ``(N, ...)``."""
+    batches = np.array_split(observations, -(-len(observations) // BATCH))
+    return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
+
+
+def action_names(opened: Opened) -> tuple[str, ...]:
+    """Return what a game calls its actions, or else their numbers."""
+    with contextlib.closing(make(opened.env_id, **opened.env_kwargs)) as env:
+        meanings = getattr(env.unwrapped, "get_action_meanings", None)
+        count = int(env.action_space.n)  # type: ignore[attr-defined]
+        return tuple(meanings()) if meanings else tuple(map(str, range(count)))
+
+
+def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return the first spiking layer's name and its spikes on observations ``(N, ...)``, summed over T."""
+    name, neuron = next(iter(neurons_of(agent.q_net).items()))
+    sent: list[Any] = []
+    handle = neuron.register_forward_hook(lambda _, inputs, output: sent.append(output.detach().cpu().numpy()))
+    agent.predict(observations, deterministic=True)
+    handle.remove()
+    return layer_name(name), sent[0].reshape(neuron.steps, len(observations), *sent[0].shape[1:]).sum(0)
+
+
+def pictures(observations: np.ndarray[Any, Any], frames: bool) -> np.ndarray[Any, Any]:
+    """Return images as pictures of bytes ``(N, H, W)`` or ``(N, H, W, 3)``; vectors as they are.
+
+    ``frames``: the channels are frames, whose newest, the last one, is shown; so it is for all but three channels.
+    """
+    if observations.ndim != 4:
+        return observations.reshape(len(observations), -1)
+    if observations.shape[1] < observations.shape[3]:
+        observations = observations.transpose(0, 2, 3, 1)
+    if observations.dtype != np.uint8:
+        low, high = observations.min(), observations.max()
+        observations = (255 * (observations - low) / max(high - low, 1e-9)).astype(np.uint8)
+    return observations if observations.shape[3] == 3 and not frames else observations[..., -1]

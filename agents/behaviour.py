@@ -12,7 +12,7 @@ from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import break_down, read_costs
 from snnrl.envs import games, make
 from snnrl.networks import neurons_of
-from snnrl.report import Behaviour, Sample
+from snnrl.report.data import Behaviour, Sample
 
 EPISODES = 2
 
@@ -38,7 +38,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     table = read_costs("paper")
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
     names = action_names(last)
-    rows = np.linspace(0, len(seen) - 1, SAMPLES).round().astype(int)
+    rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
     layer, spikes = first_spikes(last.agent, seen[rows])
     samples = [
         Sample(picture, counts, {name: names[chosen[row]] for name, chosen in actions.items()})

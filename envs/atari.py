@@ -175,6 +175,11 @@ class AtariGames:
         self._fire_next = np.zeros(count, bool)
 
     @property
+    def action_names(self) -> list[str]:
+        """ALE's names of the actions, in their order."""
+        return [action.name for action in self._emulators.ale.get_action_set()]
+
+    @property
     def repeatable(self) -> bool:
         """Whether a reset without a seed depends only on the last seed and the resets since, not on what was played."""
         # sticky actions are drawn from a generator that every frame advances
@@ -269,6 +274,10 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
         frames = self._games.step(np.array([action]))
         self._observation = frames.observations[0]
         return self._observation, float(frames.rewards[0]), bool(frames.over[0]), bool(frames.truncated[0]), {}
+
+    def get_action_meanings(self) -> list[str]:
+        """Return ALE's names of the actions, under the name that gymnasium's Atari environments have for it."""
+        return self._games.action_names
 
     def render(self) -> NDArray[np.uint8]:
         """Return the newest frame as the agent sees it, grey as RGB and four times as large."""

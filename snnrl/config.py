@@ -67,17 +67,17 @@ def read_recipe(
         if not isinstance(base, str) or base not in shipped or base == name:
             raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), shipped)}")
         inherited = read_recipe(base, model, package=package, kind=kind)
-        values = _merged(inherited.model_dump(exclude_unset=True), values)
-    return validate(model, _merged(values, changes), where)
+        values = merge(inherited.model_dump(exclude_unset=True), values)
+    return validate(model, merge(values, changes), where)
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with the changes put in, groups of fields one by one."""
     merged = dict(values)
     for key, change in changes.items():
         before = merged.get(key)
         groups = isinstance(before, Mapping) and isinstance(change, Mapping)
-        merged[key] = _merged(before or {}, change) if groups else change
+        merged[key] = merge(before or {}, change) if groups else change
     return merged
 
 

@@ -1,6 +1,8 @@
 """``snnrl report RUN...``: what came of a run, or of one recipe with several seeds, as one HTML page."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +12,12 @@ from snnrl.agents.behaviour import observe
 from snnrl.agents.library import open_agent, title
 from snnrl.agents.spiking_dqn.config import Recipe, Settings
 from snnrl.arguments import flags, parse
-from snnrl.config import read_recipe, recipe_names
+from snnrl.config import merge, read_recipe, recipe_names
 from snnrl.display import Display, print_json
 from snnrl.errors import UserError
 from snnrl.files import write_atomically
 from snnrl.logs import read_logs
-from snnrl.report import Run, Stage, read_stage, render, render_several
+from snnrl.report.data import Run, Stage, read_stage
 from snnrl.runs import RunFolder, differences
 
 PAGE = "report.html"
@@ -46,12 +48,8 @@ def report(arguments: Sequence[str]) -> int:
         raise UserError("a report on several runs belongs to none of their folders: give --out FILE.html")
     out = options.out or options.runs[0] / PAGE
     with Display(options.as_json) as display:
-        if len(options.runs) == 1:
-            page = page_of(RunFolder(options.runs[0]))
-        else:
-            page = page_of_several([RunFolder(path) for path in options.runs])
-        write_atomically(out, page.encode())
-        display.say(f"wrote {out}, {len(page) / 1e6:.1f} MB")
+        write_page(out, *map(RunFolder, options.runs))
+        display.say(f"wrote {out}")
     if options.as_json:
         print_json({"out": str(out), "runs": [str(path) for path in options.runs]})
     return 0
@@ -66,24 +64,27 @@ def _check_out(out: Path) -> None:
         raise UserError(f"there is no folder {out.parent} for --out")
 
 
-def page_of(folder: RunFolder) -> str:
-    """Return the page of a run; its agents play a little for it.
+def write_page(out: Path, *folders: RunFolder) -> None:
+    """Write the page of a run, whose agents play a little for it, or of several runs of one recipe.
 
     Raises:
-        UserError: the folder holds no run, no stage is finished, a file is damaged, or an agent's environment missing.
+        UserError: a folder holds no run, no stage is finished, a file is damaged, or an agent's environment is missing;
+            of several runs, the recipes differ, or two seeds do not.
     """
-    run = read_run(folder)
-    agents = {stage.name: open_agent(str(folder.agent(stage.name))) for stage in run.stages}
-    return render(run, observe(agents, run.seed))
+    from snnrl.report.page import render, render_several  # not above: matplotlib takes its time
 
-
-def page_of_several(folders: Sequence[RunFolder]) -> str:
-    """Return the page of runs of one recipe.
-
-    Raises:
-        UserError: as for one run; or the recipes differ, or two seeds do not.
-    """
     runs = [read_run(folder) for folder in folders]
+    if len(runs) > 1:
+        check_seeds(folders, runs)
+        page = render_several(runs)
+    else:
+        agents = {stage.name: open_agent(str(folders[0].agent(stage.name))) for stage in runs[0].stages}
+        page = render(runs[0], observe(agents, runs[0].seed))
+    write_atomically(out, page.encode())
+
+
+def check_seeds(folders: Sequence[RunFolder], runs: Sequence[Run]) -> None:
+    """Raise UserError unless the runs are of one recipe and have different seeds."""
     first, *others = [_without_seed(folder.config()) for folder in folders]
     for folder, other in zip(folders[1:], others, strict=True):
         if differing := sorted(differences(first, other)):
@@ -94,7 +95,6 @@ def page_of_several(folders: Sequence[RunFolder]) -> str:
     seeds = [run.seed for run in runs]
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise UserError(f"two of the runs have seed {twice[0]}: give each run once")
-    return render_several(runs)
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,24 +107,33 @@ def read_run(folder: RunFolder) -> Run:
     Raises:
         UserError: it holds no run or no finished stage, or a file in it is damaged.
     """
-    config = folder.config()
+    stored = folder.config()
     results = folder.results()
     summary = folder.summary() if folder.finished else {}
-    where = folder.path / "summary.json" if summary else folder.stages
-    try:
+    with reading(folder.path / "summary.json" if summary else folder.stages):
         stages = tuple(read_stage(result, "reward") for result in summary.get("stages", _best(results)))
-        names = [attempt["name"] for attempt in summary.get("attempts", ())]
-        names = [name for name in results if name not in names] + names
+        tries = [attempt["name"] for attempt in summary.get("attempts", ())]
+        gate_met = bool(summary.get("gate_met", stages[-1].passed))
+        env_kwargs = dict(summary.get("env_kwargs", {}))
+    with reading(folder.path / "config.json"):
+        config = merge(Recipe(env="").model_dump(mode="json"), stored)
+        name = title(str(config["env"]), env_kwargs)
         facts = _facts(config, folder.versions(), summary, stages)
-        env = title(str(config["env"]), summary.get("env_kwargs", {}))
-        seed, gate_met = int(config["seed"]), bool(summary.get("gate_met", stages[-1].passed))
-        command = command_line(config, folder.path)
+        seed, command = int(config["seed"]), command_line(config, folder.path)
+    names = [*(name for name in results if name not in tries), *tries]
+    logs = {name: log for name in names if (log := read_logs(folder.path / "logs", name))}
+    return Run(name, "reward", seed, facts, command, stages, logs, bool(summary), gate_met)
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what a wrong value in ``file`` provokes into one line."""
+    try:
+        yield
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where} is damaged: remove it and run the same training again") from error
-    logs = {name: log for name in names if (log := read_logs(folder.path / "logs", name))}
-    return Run(f"{env}, seed {seed}", "reward", seed, facts, command, stages, logs, bool(summary), gate_met)
+        raise UserError(f"{file} is damaged: remove it and run the same training again") from error
 
 
 def _best(results: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -161,7 +170,7 @@ def _facts(
 
 def nearest_recipe(config: Mapping[str, Any]) -> tuple[str, int]:
     """Return the shipped recipe from which the fewest settings differ, and how many do, the seed left out."""
-    distances = {name: len(_changes(config, name)) for name in recipe_names()}
+    distances = {name: sum(word.startswith("--") for word in _changes(config, name)) for name in recipe_names()}
     return min(distances.items(), key=lambda item: item[1])
 
 
@@ -175,8 +184,8 @@ def command_line(config: Mapping[str, Any], folder: Path) -> str:
     name, _ = nearest_recipe(config)
     start = config.get("from", "ann")
     if name == "convert":
-        words = ["snnrl convert", start, "--seed", str(config["seed"]), *_changes(config, name)]
+        words = ["snnrl", "convert", start, "--seed", str(config["seed"]), *_changes(config, name)]
     else:
         begin = [] if start == "ann" and "weights" not in config else ["--from", start]
-        words = ["snnrl train", name, "--seed", str(config["seed"]), *begin, *_changes(config, name)]
-    return " ".join([*words, "--run", f"runs/{folder.name}"])
+        words = ["snnrl", "train", name, "--seed", str(config["seed"]), *begin, *_changes(config, name)]
+    return shlex.join([*words, "--run", f"runs/{folder.name}"])

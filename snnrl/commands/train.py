@@ -18,10 +18,12 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
+from snnrl.commands.report import PAGE, write_page
 from snnrl.config import read_recipe, recipe_names
 from snnrl.display import Display, print_json, rates
 from snnrl.envs import games, make_playable, near_game
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import first_line
 from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
 
@@ -77,7 +79,9 @@ def run_job(
         if run.finished:
             summary = run.summary()
             display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
+            drawn = (run.path / PAGE).exists()
         else:
+            drawn = False
             display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
             job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
             try:
@@ -89,10 +93,23 @@ def run_job(
                 ) from stop
             except FloatingPointError as error:
                 raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
+        if not drawn:
+            draw(run, display)
     show(summary, display)
     if not summary["gate_met"]:
         display.say("the last stage missed its gate; its best agent is kept")
     return summary, 0 if summary["gate_met"] else 3
+
+
+def draw(run: RunFolder, display: Display) -> None:
+    """Write the report of a finished run; the run is whole without it."""
+    display.stage("report", 1)(0, "")
+    try:
+        write_page(run.path / PAGE, run)
+    except Exception as error:  # whatever goes wrong in it, the summary is written
+        display.say(f"no report: {first_line(error)}; snnrl report {run.path} tries again")
+    else:
+        display.say(f"wrote {run.path / PAGE}")
 
 
 def check(recipe: Recipe, start: SpikingDQN | None) -> None:

@@ -19,6 +19,11 @@ INK, SOFT, LINE, PAPER = "#000001", "#000002", "#000003", "#000004"
 SERIES = tuple(f"#00001{number}" for number in range(1, 7))
 """Colours that mean nothing by themselves; the page's style sheet says what each is in light and in dark."""
 
+ACCENT = (0, 114, 178)
+"""Of pictures of spikes, on a clear ground: seen on light and on dark."""
+
+MAPS_IN_A_ROW, NEURONS_IN_A_ROW = 8, 32
+
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper"}
 _VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)}
 
@@ -60,7 +65,13 @@ def style() -> Iterator[None]:
 def blank(height: int = 230) -> Axes:
     """Return empty axes of a figure that is ``height`` units high."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none", layout="constrained")
-    return figure.add_subplot()
+    axes = figure.add_subplot()
+    axes.xaxis.set_major_formatter(_short)
+    return axes
+
+
+def _short(value: float, _: object) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
 def look(number: int) -> dict[str, Any]:
@@ -109,3 +120,18 @@ def to_png(picture: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
     imsave(file, picture, format="png", cmap="gray", vmin=0, vmax=255)
     return file.getvalue()
+
+
+def mosaic(spikes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return spikes as a picture ``(H, W, 4)``: maps ``(C, H, W)`` side by side, or a vector ``(N,)`` in rows.
+
+    The most active neuron is full, silent ones are faint, the ground between tiles is clear.
+    """
+    maps, columns = (spikes, MAPS_IN_A_ROW) if spikes.ndim == 3 else (spikes[:, None, None], NEURONS_IN_A_ROW)
+    count, height, width = maps.shape
+    picture = np.zeros((-(-count // columns) * (height + 1), columns * (width + 1), 4), np.uint8)
+    for number, share in enumerate(maps / max(maps.max(), 1e-9)):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        tile = picture[top : top + height, left : left + width]
+        tile[..., :3], tile[..., 3] = ACCENT, np.rint(32 + 223 * share)
+    return picture[:-1, :-1]

@@ -1,4 +1,4 @@
-"""The figures of one run."""
+"""The figures of a run."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,82 +15,10 @@ from snnrl.report.tables import Figure, Table
 MOST_POINTS = 1_000
 """Of a curve; of a longer one every second, third, ... is drawn and kept."""
 
-PROGRESS = (
-    ("score", ("rollout/reward_mean_20", "rollout/ep_rew_mean"), "in training, mean of the last episodes"),
-    ("score", ("eval/reward",), "greedy, at the gate"),
-    ("loss", ("distil/loss",), "loss"),
-)
-"""What a learning curve shows: the axis, the column (the first that is there), and what the line is called."""
-
+SCORES = ("rollout/reward_mean_20", "rollout/ep_rew_mean")
+"""Columns of a log that tell the score in training; the first one that is there is drawn."""
 
 Point = TypeVar("Point")
-
-
-def score_against_T(run: Run) -> Figure:
-    """Every episode's score, their mean and its interval, by stage."""
-    axes = blank()
-    rows = []
-    for place, stage in enumerate(run.stages):
-        value, low, high = stage.estimate
-        jitter = np.linspace(-0.22, 0.22, len(stage.scores)) if stage.scores else []
-        axes.plot(place + np.asarray(jitter), stage.scores, "o", color=SERIES[0], markersize=3, alpha=0.35)
-        axes.errorbar(place, value, [[value - low], [high - value]], fmt="o", color=INK, capsize=4, markersize=5)
-        rows.append([stage.name, stage.T, value, low, high, len(stage.scores)])
-    stage_axis(axes, [stage.label for stage in run.stages])
-    axes.set_ylabel(run.measure)
-    table = Table(
-        f"{run.measure}-against-T",
-        "",
-        ["stage", "T", f"{run.measure} mean", "95 % low", "95 % high", "episodes"],
-        rows,
-    )
-    caption = (
-        "Dots are episodes; the black mark is their mean, its bar the 95 % bootstrap interval over them. It tells how "
-        "sure the mean of these networks is, not how other seeds would train."
-    )
-    return Figure(f"{run.measure.capitalize()} against T", to_svg(axes, table.name, read_aloud(table)), caption, table)
-
-
-def learning_curves(run: Run) -> list[Figure]:
-    """A figure for each stage that logged anything to draw."""
-    figures = (_learning_curve(run, stage, log) for stage, log in run.logs.items())
-    return [figure for figure in figures if figure is not None]
-
-
-def _learning_curve(run: Run, stage: str, log: Log) -> Figure | None:
-    shown = [
-        (axis, text, column)
-        for axis, columns, text in PROGRESS
-        if (column := next((column for column in columns if column in log), None)) is not None
-    ]
-    shown = [line for line in shown if line[0] == shown[0][0]]
-    if not shown:
-        return None
-    clock, clock_text = clock_of(log)
-    axes = blank()
-    for number, (_, text, column) in enumerate(shown):
-        points = thinned([(x, y) for x, y in zip(clock, log[column], strict=True) if y is not None])
-        how = look(number) | ({"linestyle": "", "markersize": 5} if column.startswith("eval/") else {"marker": ""})
-        axes.plot(*zip(*points, strict=True), **how, label=text)
-    axes.set_xlabel(clock_text)
-    axes.set_ylabel(run.measure if shown[0][0] == "score" else "loss")
-    if len(shown) > 1:
-        legend(axes, 1)
-    columns = [column for _, _, column in shown]
-    rows = list(zip(clock, *(log[column] for column in columns), strict=True))
-    rows = thinned([row for row in rows if any(cell is not None for cell in row[1:])])
-    table = Table(f"learning-{stage}", "", [clock_text, *columns], rows)
-    caption = f"{stage}: {' and '.join(text for _, text, _ in shown)}, over {clock_text}."
-    return Figure(f"Learning, {stage}", to_svg(axes, table.name, caption), caption, table)
-
-
-def clock_of(log: Log) -> tuple[list[float], str]:
-    """Return how far a stage had come at each row of its log, and in what."""
-    for column, text in zip(CLOCKS, ("environment steps", "batches"), strict=True):
-        known = [value for value in log.get(column, []) if value is not None]
-        if known:
-            return [known[-1] if value is None else value for value in log[column]], text
-    return [float(row) for row in range(1, len(next(iter(log.values()))) + 1)], "entries of the log"
 
 
 def thinned(points: list[Point]) -> list[Point]:
@@ -98,49 +26,120 @@ def thinned(points: list[Point]) -> list[Point]:
     return points[:: max(-(-len(points) // MOST_POINTS), 1)]
 
 
+def stage_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """Put stages side by side."""
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+
+
+def score_against_T(run: Run) -> Figure:
+    """Every episode's score, their mean and its interval, by stage."""
+    axes = blank()
+    for place, stage in enumerate(run.stages):
+        value, low, high = stage.estimate
+        jitter = np.linspace(-0.22, 0.22, len(stage.scores))
+        axes.plot(place + jitter, stage.scores, "o", color=SERIES[0], markersize=3, alpha=0.35)
+        axes.errorbar(place, value, [[value - low], [high - value]], fmt="o", color=INK, capsize=4, markersize=5)
+    stage_axis(axes, [stage.label for stage in run.stages])
+    axes.set_ylabel(run.measure)
+    caption = (
+        "Coloured: episodes. The mark is their mean, its bar the 95 % bootstrap interval over them: how sure the mean "
+        "of this network is, not how other seeds would train. Without a spread among episodes it has no width."
+    )
+    rows = [[stage.name, stage.T, stage.estimate, len(stage.scores)] for stage in run.stages]
+    columns = ["stage", "T", run.measure, "episodes"]
+    table = Table(f"{run.measure}-against-T", f"{run.measure.capitalize()} against T", caption, columns, rows)
+    return Figure(to_svg(axes, table.name, read_aloud(table)), table)
+
+
+def learning_curves(run: Run) -> list[Figure]:
+    """A figure for each stage that logged anything to draw."""
+    figures = (_learning_curve(run.measure, stage, log) for stage, log in run.logs.items())
+    return [figure for figure in figures if figure is not None]
+
+
+def _learning_curve(measure: str, stage: str, log: Log) -> Figure | None:
+    """Draw the score in training and at the gate, or else the loss."""
+    score = score_column(log)
+    lines = {score: "in training, mean of the last episodes", "eval/reward": "greedy, at the gate"}
+    shown = {column: text for column, text in lines.items() if column in log}
+    if not shown and "distil/loss" not in log:
+        return None
+    measure, shown = (measure, shown) if shown else ("loss", {"distil/loss": "loss of single batches"})
+    clock, clock_text = clock_of(log)
+    axes = blank()
+    for number, (column, text) in enumerate(shown.items()):
+        how = look(number) | ({"linestyle": "", "markersize": 5} if column == "eval/reward" else {"marker": ""})
+        axes.plot(*zip(*points_of(clock, log[column]), strict=True), **how, label=text)
+    axes.set_xlabel(clock_text)
+    axes.set_ylabel(measure)
+    if len(shown) > 1:
+        legend(axes, 1)
+    rows = zip(clock, *(log[column] for column in shown), strict=True)
+    kept = thinned([row for row in rows if any(cell is not None for cell in row[1:])])
+    caption = f"{measure.capitalize()} of {stage} over its {clock_text}: {'; '.join(shown.values())}."
+    table = Table(f"learning-{stage}", f"Learning, {stage}", caption, [clock_text, *shown], kept)
+    return Figure(to_svg(axes, table.name, caption), table)
+
+
+def score_column(log: Log) -> str:
+    """Return the column that tells the score in training; empty if there is none."""
+    return next((column for column in SCORES if column in log), "")
+
+
+def points_of(clock: Sequence[float], values: Sequence[float | None]) -> list[tuple[float, float]]:
+    """Return where a column tells something, and what."""
+    return thinned([(x, y) for x, y in zip(clock, values, strict=True) if y is not None])
+
+
+def clock_of(log: Log) -> tuple[list[float], str]:
+    """Return how far a stage had come at each row of its log (or at the one before), and in what."""
+    for column, text in zip(CLOCKS, ("environment steps", "batches"), strict=True):
+        if column in log:
+            clock, now = [], 0.0
+            for value in log[column]:
+                now = now if value is None else value
+                clock.append(now)
+            return clock, text
+    return [float(row) for row in range(1, len(next(iter(log.values()))) + 1)], "entries in the log"
+
+
 def rates_in_training(run: Run) -> Figure | None:
     """Spikes per neuron of each layer, one stage after the other."""
     axes = blank(260)
     rows: list[list[Any]] = []
-    bounds: list[tuple[str, int]] = []
     for stage, log in run.logs.items():
-        columns = {layer: _rate_column(log, layer) for layer in run.layers}
-        for index in range(len(next(iter(log.values()), []))):
-            rates = [log[column][index] if column else None for column in columns.values()]
-            if any(rate is not None for rate in rates):
-                rows.append([stage, len(rows) + 1, *rates])
-        if rows and (not bounds or len(rows) > bounds[-1][1]) and rows[-1][0] == stage:
-            bounds.append((stage, len(rows)))
+        columns = [log.get(_rate_column(log, layer), []) for layer in run.layers]
+        told = [list(rates) for rates in zip(*columns, strict=False) if any(rate is not None for rate in rates)]
+        if not told:
+            continue
+        begin, marked = len(rows) + 0.5, bool(rows)
+        told = thinned(told)
+        rows += [[stage, len(rows) + number, *rates] for number, rates in enumerate(told, 1)]
+        if marked:
+            axes.axvline(begin, color=LINE, linewidth=1)
+        middle = begin + len(told) / 2
+        axes.text(middle, 1, stage, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=SOFT)
+        for number, layer in enumerate(run.layers):
+            part = [(row[1], row[2 + number]) for row in rows[-len(told) :]]
+            axes.plot(*zip(*part, strict=True), **look(number) | {"markersize": 2.5}, label=None if marked else layer)
     if not rows:
         return None
-    for number, layer in enumerate(run.layers):
-        begin = 0
-        for _, end in bounds:
-            part = thinned([(row[1], row[2 + number]) for row in rows[begin:end] if row[2 + number] is not None])
-            if part:
-                label = layer if begin == 0 else None
-                axes.plot(*zip(*part, strict=True), **look(number) | {"markersize": 2.5}, label=label)
-            begin = end
-    begin = 0
-    for stage, end in bounds:
-        axes.text((begin + end + 1) / 2, 1.0, stage, transform=axes.get_xaxis_transform(), ha="center", va="bottom")
-        if begin:
-            axes.axvline(begin + 0.5, color=LINE, linewidth=1)
-        begin = end
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("entries of the log, stage after stage")
+    axes.set_xlabel("entries in the log, stage after stage")
     axes.set_ylabel("spikes per neuron and decision")
     legend(axes, 4)
-    table = Table("spike-rate-in-training", "", ["stage", "entry", *run.layers], thinned(rows))
     caption = (
         "Spikes per neuron and decision, summed over T, of each layer while the spiking stages learn, from left to "
         "right. Stages that passed their gate without training do not appear."
     )
-    return Figure("Spike rate over training", to_svg(axes, table.name, caption), caption, table)
+    names = ["stage", "entry", *run.layers]
+    table = Table("spike-rate-in-training", "Spike rate over training", caption, names, rows)
+    return Figure(to_svg(axes, table.name, caption), table)
 
 
-def _rate_column(log: Log, layer: str) -> str | None:
-    return next((name for name in log if name.endswith(f"/spikes_{layer}") and not name.startswith("report/")), None)
+def _rate_column(log: Log, layer: str) -> str:
+    return next((name for name in log if name.endswith(f"/spikes_{layer}") and not name.startswith("report/")), "")
 
 
 def hand_over(run: Run) -> Figure | None:
@@ -151,27 +150,26 @@ def hand_over(run: Run) -> Figure | None:
     axes = blank(260)
     rows = []
     for number, layer in enumerate(run.layers):
-        shift = (number - (len(run.layers) - 1) / 2) * 0.7 / max(len(run.layers), 1)
+        shift = (number - (len(run.layers) - 1) / 2) * 0.7 / len(run.layers)
+        how = look(number)
+        axes.plot([], how["marker"], color=how["color"], markersize=5, label=layer)
         for place, stage in enumerate(told):
-            before, after = (stage.before or {}).get(layer), stage.spike_rate.get(layer)
-            if before is None or after is None:
-                continue
-            how = look(number)
+            before, after = (rates.get(layer, np.nan) for rates in (stage.before or {}, stage.spike_rate))
             axes.plot([place + shift] * 2, [before, after], color=how["color"], linewidth=1)
-            axes.plot(place + shift, before, how["marker"], color=how["color"], markerfacecolor=PAPER, markersize=5)
-            label = layer if stage is told[0] else None
-            axes.plot(place + shift, after, how["marker"], color=how["color"], markersize=5, label=label)
-            rows.append([stage.name, layer, before, after])
+            for rate, inside in ((before, PAPER), (after, how["color"])):
+                axes.plot(place + shift, rate, how["marker"], color=how["color"], markerfacecolor=inside, markersize=5)
+            rows.append([stage.name, layer, float(before), float(after)])
     stage_axis(axes, [stage.label for stage in told])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("spikes per neuron and decision")
     legend(axes, 4)
-    table = Table("spike-rate-at-hand-over", "", ["stage", "layer", "before", "after"], rows)
     caption = (
         "Hollow: the rate that a stage starts from, with the weights handed over to it or converted. Filled: its rate "
         "after its own training."
     )
-    return Figure("Spike rate at each hand-over", to_svg(axes, table.name, read_aloud(table)), caption, table)
+    columns = ["stage", "layer", "before", "after"]
+    table = Table("spike-rate-at-hand-over", "Spike rate at each hand-over", caption, columns, rows)
+    return Figure(to_svg(axes, table.name, read_aloud(table)), table)
 
 
 def energy_by_layer(stage: Stage, broken: Breakdown) -> Figure:
@@ -182,7 +180,7 @@ def energy_by_layer(stage: Stage, broken: Breakdown) -> Figure:
     for kind, shift, colour in (("ordinary", -0.19, SERIES[3]), ("spiking", 0.19, SERIES[0])):
         values = [row[f"{kind}_pJ"] / 1e3 for row in broken.layers]
         bars = axes.barh(places + shift, values, 0.34, color=colour, label=kind)
-        axes.bar_label(bars, [f"{value:,.3g}" for value in values], padding=3, fontsize=9, color=SOFT)
+        axes.bar_label(bars, [number_text(value) for value in values], padding=3, fontsize=9, color=SOFT)
     axes.set_yticks(places, layers)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -190,52 +188,27 @@ def energy_by_layer(stage: Stage, broken: Breakdown) -> Figure:
     axes.margins(x=0.14)
     axes.set_xlabel("nanojoules per decision")
     legend(axes, 2)
-    columns = list(broken.layers[0])
-    table = Table(f"energy-{stage.name}", "", columns, [list(row.values()) for row in broken.layers])
     caption = (
-        f"What one decision costs, ordinary network against {stage.name}, by the cost table “paper” (a multiplication "
-        f"and addition 4.6 pJ, an addition 0.9 pJ): {broken.ratio:.2f} times as much in total."
+        f"What one decision costs in the ordinary network and in {stage.name}, by the cost table “paper” (multiplying "
+        f"and adding 4.6 pJ, adding 0.9 pJ): {broken.ratio:.2f} times as much in total."
     )
     if broken.cap is not None:
         caption += f" No sparsity exceeds {broken.cap:.2f}, as layers with real-valued input stay."
-    return Figure("Energy by layer", to_svg(axes, table.name, caption), caption, table)
+    rows = [list(row.values()) for row in broken.layers]
+    table = Table(f"energy-{stage.name}", "Energy by layer", caption, list(broken.layers[0]), rows)
+    return Figure(to_svg(axes, table.name, caption), table)
 
 
-def what_if(stage: Stage, broken: Breakdown) -> Figure:
-    """The energy ratio under each assumption."""
-    rows = [[text, ratio] for text, ratio in broken.what_if.items() if ratio is not None]
-    axes = blank(60 + 34 * len(rows))
-    for place, (text, ratio) in enumerate(rows):
-        axes.plot([1, ratio], [place, place], color=SERIES[0] if ratio >= 1 else SERIES[1], linewidth=2)
-        axes.plot(ratio, place, "o" if ratio >= 1 else "s", color=SERIES[0] if ratio >= 1 else SERIES[1], markersize=6)
-        axes.text(0.0, place - 0.3, f"{ratio:.3g}  {text}", transform=axes.get_yaxis_transform(), fontsize=9)
-    axes.set_xscale("log")
-    axes.set_ylim(len(rows) - 0.5, -0.8)
-    axes.axvline(1, color=SOFT, linewidth=1)
-    axes.set_yticks([])
-    axes.grid(axis="x")
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.1)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.minorticks_off()
-    axes.set_xlabel("ordinary energy over spiking energy")
-    table = Table(f"what-if-{stage.name}", "", ["if one counts", "energy ratio"], rows)
-    caption = (
-        f"The same counts of {stage.name} under other assumptions, on a logarithmic axis: right of the line the "
-        "spiking network costs less, left of it (squares) more."
-    )
-    return Figure("The ratio under other assumptions", to_svg(axes, table.name, read_aloud(table)), caption, table)
-
-
-def stage_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """Put stages side by side."""
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlim(-0.5, len(labels) - 0.5)
+def number_text(value: float) -> str:
+    """Return a number with three digits, or as a whole one."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def read_aloud(table: Table) -> str:
-    """Return a short table as a sentence for screen readers."""
+    """Return a table's rows as a sentence."""
     return "; ".join(
-        ", ".join(f"{name} {cell:.4g}" if isinstance(cell, float) else f"{name} {cell}" for name, cell in cells)
-        for cells in (zip(table.columns, row, strict=True) for row in table.rows)
+        ", ".join(
+            f"{name} {table.shown(at, cell)}" for at, (name, cell) in enumerate(zip(table.columns, row, strict=True))
+        )
+        for row in table.rows
     )

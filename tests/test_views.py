@@ -121,7 +121,5 @@ def test_mistakes() -> None:
         build_agent(recipe, 1, envs, 0)
     envs.close()
     recipe = read_recipe("pong", Recipe, {"reduction": {"view": "binary"}})
-    with pytest.raises(
-        UserError, match=r"sees grey frames, reduction\.view is binary: begin with an ordinary"
-    ):
+    with pytest.raises(UserError, match=r"sees grey frames, reduction\.view is binary: begin with an ordinary"):
         check(recipe, open_agent("pong/T5").agent)

@@ -171,7 +171,7 @@ def _confusion(behaviour: Behaviour) -> Table:
 def _samples(last: str, behaviour: Behaviour) -> Section:
     text = (
         f"Above, observations of that play; below, the spikes that {last}'s first layer, {behaviour.first_layer}, "
-        "sends on each, a tile per filter or neuron: the darker, the more."
+        "sends on each, a tile per filter or neuron: the stronger its colour, the more."
     )
     largest = max(float(np.abs(sample.observation).max()) for sample in behaviour.samples)
     return Section("Observations", text, samples=[_pictures(sample, largest) for sample in behaviour.samples])

@@ -127,8 +127,9 @@ def mosaic(spikes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
     The most active neuron is full, silent ones are faint, the ground between tiles is clear.
     """
-    maps, columns = (spikes, MAPS_IN_A_ROW) if spikes.ndim == 3 else (spikes[:, None, None], NEURONS_IN_A_ROW)
+    maps, most = (spikes, MAPS_IN_A_ROW) if spikes.ndim == 3 else (spikes[:, None, None], NEURONS_IN_A_ROW)
     count, height, width = maps.shape
+    columns = min(count, most)
     picture = np.zeros((-(-count // columns) * (height + 1), columns * (width + 1), 4), np.uint8)
     for number, share in enumerate(maps / max(maps.max(), 1e-9)):
         top, left = number // columns * (height + 1), number % columns * (width + 1)

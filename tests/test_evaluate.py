@@ -16,12 +16,12 @@ from snnrl.agents.evaluate import (
     Evaluation,
     episode_seeds,
     evaluate,
-    layer_name,
     mean_rate,
     paired_difference,
     play,
     spread,
 )
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
 from snnrl.envs import PROTOCOLS, AtariGame, make_playable

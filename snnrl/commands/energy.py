@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, layer_name
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate
 from snnrl.agents.library import Opened, open_agent, open_ordinary, shipped_agents
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.config import Device, Percentile, Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json

@@ -7,7 +7,8 @@ outputs, its weights all one, is the number of products that each input enters (
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,7 +122,15 @@ class Count:
 
 @torch.no_grad()
 def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple[LayerOperations, ...]:
-    """Run ``network`` on a batch of ``batch`` observations and count per layer, in the order of the forward.
+    """Run ``network`` on a batch of ``batch`` observations and count per layer, in the order of the forward."""
+    with counting_operations(network, batch) as found:
+        network(observations)
+    return tuple(found.layers)
+
+
+@contextmanager
+def counting_operations(network: nn.Module, batch: int) -> Iterator[Count]:
+    """Count the operations of the one forward inside the block, of ``batch`` observations.
 
     A layer's input counts as spikes if every value is 0 or 1, or, behind spiking neurons, a sum or an average-pooled
     average of spikes: each of them then adds a weight.
@@ -129,7 +138,11 @@ def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple
     found = Count(batch)
 
     def hook(name: str, counter: Counter) -> Any:
-        return lambda layer, inputs, output: counter(found, name, layer, inputs[0], output)
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            with torch.no_grad():
+                counter(found, name, layer, inputs[0], output)
+
+        return count
 
     handles = [
         module.register_forward_hook(hook(name.removesuffix(".weights"), counter))
@@ -137,11 +150,10 @@ def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple
         if (counter := _counter_of(type(module))) is not None
     ]
     try:
-        network(observations)
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found.layers)
 
 
 def _counter_of(kind: type[nn.Module]) -> Counter | None:

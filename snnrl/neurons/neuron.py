@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from snnrl.neurons.functional import Scan
+from snnrl.neurons.functional import Scan, sum_rows
 
 
 class SpikeCount:
@@ -18,7 +18,7 @@ class SpikeCount:
 
     def add(self, spikes: Tensor, steps: int) -> None:
         """Count the spikes ``(T * B, ...)`` of B decisions in T ``steps``."""
-        self.spikes = self.spikes + spikes.detach().sum(0, dtype=torch.float32)
+        self.spikes = self.spikes + sum_rows(spikes)
         self.decisions += len(spikes) // steps
 
     @property

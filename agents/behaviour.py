@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from snnrl.agents.evaluate import episode_seeds, evaluate, layer_name, operations
+from snnrl.agents.evaluate import episode_seeds, evaluate, operations
 from snnrl.agents.library import Opened
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import break_down, read_costs
-from snnrl.envs import games, make
+from snnrl.envs import action_names, games, make
 from snnrl.networks import neurons_of
 from snnrl.report.data import Behaviour, Sample
 
@@ -37,7 +38,8 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     ordinary = counted[first] if player.agent.T is None else None
     table = read_costs("paper")
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
-    names = action_names(last)
+    with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
+        names = action_names(env)
     rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
     layer, spikes = first_spikes(last.agent, seen[rows])
     samples = [
@@ -59,14 +61,6 @@ def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndar
     """Return the greedy action on each observation ``(N, ...)``."""
     batches = np.array_split(observations, -(-len(observations) // BATCH))
     return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
-
-
-def action_names(opened: Opened) -> tuple[str, ...]:
-    """Return what a game calls its actions, or else their numbers."""
-    with contextlib.closing(make(opened.env_id, **opened.env_kwargs)) as env:
-        meanings = getattr(env.unwrapped, "get_action_meanings", None)
-        count = int(env.action_space.n)  # type: ignore[attr-defined]
-        return tuple(meanings()) if meanings else tuple(map(str, range(count)))
 
 
 def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:

@@ -81,6 +81,8 @@ def _film(opened: Opened, seed: int, options: PlayOptions, video: "_Video") -> f
                 frame = env.render()
             except gymnasium.error.DependencyNotInstalled as error:
                 raise UserError(f"drawing {opened.env_id} needs a package: {error}") from error
+            if not isinstance(frame, np.ndarray):
+                raise UserError("this environment draws no frames (render_mode rgb_array)")
             if options.overlay:
                 action, decision = _decide(opened.agent, observation, costs)
                 frame = overlay.draw(frame, decision, actions, total)
@@ -130,10 +132,8 @@ class _Video:
     def __enter__(self) -> "_Video":
         return self
 
-    def write(self, frame: Any, fps: float) -> None:
+    def write(self, frame: overlay.Image, fps: float) -> None:
         """Append an RGB frame."""
-        if not isinstance(frame, np.ndarray):
-            raise UserError("this environment draws no frames (render_mode rgb_array)")
         if self.writer is None:
             size = frame.shape[1], frame.shape[0]
             self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"vp09"), fps, size)

@@ -85,5 +85,6 @@ class HeldDropout(nn.Dropout):
         """Return ``(T * B, ...)``, in training with the same neurons left out at every step."""
         if not self.training or self.p == 0:
             return spikes
-        by_time = spikes.unflatten(0, (self.steps, -1))
-        return (by_time * super().forward(torch.ones_like(by_time[0]))).flatten(0, 1)
+        by_time = spikes.view(self.steps, -1, *spikes.shape[1:])
+        kept: Tensor = super().forward(torch.ones_like(by_time[0]))
+        return (by_time * kept).flatten(0, 1)

@@ -28,17 +28,16 @@ class Cifar:
     labels: int
     """Bytes of labels in front of the pixels; the last one is the class."""
 
-    def read(self, folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
+    def read(self, place: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
         """Return the images to train on, those to test with, and the classes' names.
 
         Raises:
-            UserError: a file is missing, does not hold whole records, or has a label that is no class.
+            UserError: a file does not hold whole records, or has a label that is no class.
         """
-        here = self.download.find(folder, self.train[0])
-        return self._read_all(here, self.train), self._read_all(here, self.test), self._read_names(here)
+        return self._read_all(place, self.train), self._read_all(place, self.test), self._read_names(place)
 
-    def _read_all(self, folder: Path, files: tuple[str, ...]) -> StoredImages:
-        records = np.concatenate([self._read_records(folder / file) for file in files])
+    def _read_all(self, place: Path, files: tuple[str, ...]) -> StoredImages:
+        records = np.concatenate([self._read_records(place / file) for file in files])
         pixels = records[:, self.labels :].reshape(-1, *SHAPE)
         return StoredImages(pixels, records[:, self.labels - 1].astype(np.int64), mirrored=True)
 
@@ -59,8 +58,8 @@ class Cifar:
             )
         return records
 
-    def _read_names(self, folder: Path) -> tuple[str, ...]:
-        path = folder / self.names
+    def _read_names(self, place: Path) -> tuple[str, ...]:
+        path = place / self.names
         if not path.exists():
             return tuple(str(label) for label in range(self.classes))
         names = tuple(read_bytes(path, MOST_BYTES).decode("utf-8", "replace").split())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from snnrl.envs.images.images import StoredImages
-from snnrl.envs.images.official import Download
+from snnrl.envs.images.official import Download, unpacked
 from snnrl.errors import UserError
 from snnrl.files import MIB, quoted, read_bytes
 
@@ -29,43 +29,41 @@ MNIST = Download(
 )
 
 
-def read_idx(folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
+def read_idx(place: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """Return the images to train on, those to test with, and the classes' names, which are their numbers.
 
     Raises:
-        UserError: a file is missing, damaged or of another layout, or the files do not belong together.
+        UserError: a file is damaged or of another layout, or the files do not belong together.
     """
-    train, test = (_read_pair(folder, part) for part in ("train", "t10k"))
+    train, test = (_read_pair(place, part) for part in ("train", "t10k"))
     if train.shape != test.shape:
         raise UserError(
-            f"{quoted(folder)}: training images of {train.shape[1:]} pixels, test images of {test.shape[1:]}: give "
+            f"{quoted(place)}: training images of {train.shape[1:]} pixels, test images of {test.shape[1:]}: give "
             "files of one image set"
         )
     classes = int(train.labels.max()) + 1
     if test.labels.max() >= classes:
         raise UserError(
-            f"{quoted(folder)}: a test image has the label {test.labels.max()}, training images have labels up to "
+            f"{quoted(place)}: a test image has the label {test.labels.max()}, training images have labels up to "
             f"{classes - 1}: give files of one image set"
         )
     return train, test, tuple(str(label) for label in range(classes))
 
 
-def _read_pair(folder: Path, part: str) -> StoredImages:
-    images, labels = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
-    here = MNIST.find(folder, images, f"{images}.gz")
-    pixels, classes = _read_array(here, images, 3), _read_array(here, labels, 1)
+def _read_pair(place: Path, part: str) -> StoredImages:
+    images, labels = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
+    pixels, classes = _read_array(place / images, 3), _read_array(place / labels, 1)
     if len(pixels) != len(classes):
         raise UserError(
-            f"{quoted(here)}: {images} holds {len(pixels)} images, {labels} {len(classes)} labels: give files that "
+            f"{quoted(place)}: {images} holds {len(pixels)} images, {labels} {len(classes)} labels: give files that "
             "belong together"
         )
     return StoredImages(pixels[:, None], classes.astype(np.int64), mirrored=False)
 
 
-def _read_array(folder: Path, name: str, dimensions: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Return the bytes of ``name`` or ``name.gz`` as an array with so many dimensions."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    path = plain if plain.exists() or not packed.exists() else packed
+def _read_array(packed: Path, dimensions: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Return the bytes of a file, or of the same without gzip, as an array with so many dimensions."""
+    path = packed if packed.exists() else packed.with_name(unpacked(packed.name))
     data = read_bytes(path, MOST_BYTES)
     if path == packed:
         data = _unpack(data, path)

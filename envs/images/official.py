@@ -25,26 +25,33 @@ class Download:
         """Where to get the files."""
         return f"get {self.source}"
 
-    def find(self, folder: Path, *names: str) -> Path:
-        """Return ``folder`` or the official folder in it, whichever holds a file of one of these names.
+    def find(self, folder: Path) -> Path:
+        """Return ``folder`` or the official folder in it, whichever holds the files; those of gzip may be unpacked.
 
         Raises:
-            UserError: neither does.
+            UserError: neither holds them all.
         """
-        for place in (folder, folder / self.folder):
-            if any((place / name).is_file() for name in names):
-                return place
-        files = ", ".join(self.digests)
-        raise UserError(
-            f"{names[0]} is neither in {quoted(folder)} nor in its folder {self.folder}: {self.advice}, "
-            f"unpack it there and give the folder that holds {files}"
-        )
+        missing = {
+            place: [name for name in self.digests if not any((place / n).exists() for n in (name, unpacked(name)))]
+            for place in (folder, folder / self.folder)
+        }
+        place = min(missing, key=lambda place: len(missing[place]))
+        if missing[place]:
+            raise UserError(
+                f"{quoted(place)} lacks {', '.join(missing[place])}: {self.advice}, and put the files there or into "
+                f"{self.folder} in it"
+            )
+        return place
 
-    def note(self, folder: Path) -> str | None:
-        """Return what must be said beside figures if the files differ from the official ones, else None."""
-        here = self.find(folder, *self.digests)
-        differing = [name for name, digest in self.digests.items() if _digest(here / name, digest) != digest]
+    def note(self, place: Path) -> str | None:
+        """Return what must be said beside figures if the files there differ from the official ones, else None."""
+        differing = [name for name, digest in self.digests.items() if _digest(place / name, digest) != digest]
         return f"not the official files: {', '.join(differing)}" if differing else None
+
+
+def unpacked(name: str) -> str:
+    """Return the name of a file without the ending of gzip."""
+    return name.removesuffix(".gz")
 
 
 def _digest(path: Path, like: str) -> str | None:

@@ -39,18 +39,19 @@ def read_images(layout: str, folder: str | Path, size: int = 224) -> ImageSet:
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout of images {layout!r}{did_you_mean(layout, LAYOUTS)}")
-    place = Path(folder)
     train: Images
     validation: Images | None = None
     test: Images
     if layout == "folder":
-        train, validation, test, classes = read_folder(place, size)
+        train, validation, test, classes = read_folder(Path(folder), size)
         note = None
     elif layout == "mnist":
+        place = MNIST.find(Path(folder))
         train, test, classes = read_idx(place)
         note = MNIST.note(place)
     else:
         cifar = CIFAR10 if layout == "cifar10" else CIFAR100
+        place = cifar.download.find(Path(folder))
         train, test, classes = cifar.read(place)
         note = cifar.download.note(place)
     if validation is None:

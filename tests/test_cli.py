@@ -558,6 +558,8 @@ def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
     ]
     if name == "convert":
         options += ["--network.net-arch", "8"]
+    if name == "pong-vgg6":
+        options += ["--atari.size", "20"]
     code, out, err = call("train", name, "--device", "cpu", "--json", *options)
     assert code == 0, err
     assert [stage["name"] for stage in json.loads(out.splitlines()[-1])["stages"]] == ["ann", "T1"]

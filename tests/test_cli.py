@@ -171,7 +171,10 @@ def balancer() -> SpikingDQN:
         ("train TINY --T 3 --reduce-to 5", "reduce_to 5 is above T 3"),
         ("train TINY --seed -1", "seed: input should be greater than or equal to 0, not -1"),
         ("train TINY --most-steps x", "--most-steps: not {None}|INT but 'x'"),
-        ("train TINY --network.kind mpl", "'mpl' is none of mlp, small, nature; did you mean 'mlp'?"),
+        (
+            "train TINY --network.kind mpl",
+            "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20; did you mean 'mlp'?",
+        ),
         ("train TINY --device gpu", "unknown device 'gpu': choose auto, cpu or cuda"),
         ("train TINY --device cuda:99", "no device 'cuda:99' on this machine"),
         ("train TINY --env CartPloe-v1", "unknown environment 'CartPloe-v1'; did you mean 'CartPole-v1'?"),
@@ -573,6 +576,8 @@ def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
     ]
     if name == "convert":
         options += ["--network.net-arch", "8"]
+    if name == "pong-vgg6":
+        options += ["--atari.size", "20"]
     code, out, err = call("train", name, "--device", "cpu", "--json", *options)
     assert code == 0, err
     assert [stage["name"] for stage in json.loads(out.splitlines()[-1])["stages"]] == ["ann", "T1"]

@@ -148,7 +148,8 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the policy's keyword arguments for a recipe's optimiser."""
     name = recipe.dqn.optimizer
     # one pass over 1.7 M weights instead of a dozen; for a small network it changes nothing but the rounding
-    fused = {"fused": True} if recipe.network.kind == "nature" and name.startswith("Adam") else {}
+    small = recipe.network.kind in ("mlp", "small")
+    fused = {"fused": True} if not small and name.startswith("Adam") else {}
     return {"optimizer_class": getattr(torch.optim, name), "optimizer_kwargs": fused}
 
 

@@ -48,8 +48,9 @@ else:
 class Network(Settings):
     """The Q-network."""
 
-    kind: Literal["mlp", "small", "nature"] = "mlp"
-    """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature)."""
+    kind: Literal["mlp", "small", "nature", "vgg6", "vgg16", "resnet20"] = "mlp"
+    """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature), or those
+    for images of arXiv 2110.05929 (vgg6, vgg16, resnet20)."""
     features: Annotated[int, Field(ge=0)] = 128
     """Width of the fully connected layer after the convolutions; 0 leaves it out."""
     net_arch: tuple[Positive, ...] = ()

@@ -1,7 +1,5 @@
 """Feature extractors whose activations are slots: in SB3's Cnn and MultiInput policies the extractor itself spikes."""
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 import torch
@@ -11,10 +9,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from snnrl.errors import UserError, did_you_mean
-from snnrl.networks import VIEWS, View, fill_slots, nature_cnn, output_width, small_conv
+from snnrl.networks import VIEWS, View, convolutional, fill_slots, output_width
 from snnrl.neurons import ExpandTime
-
-NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"nature": nature_cnn, "small": small_conv}
 
 
 class SlottedExtractor(BaseFeaturesExtractor):
@@ -26,7 +22,7 @@ class SlottedExtractor(BaseFeaturesExtractor):
 
 
 class SlottedCNN(SlottedExtractor):
-    """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by the Nature or the small convolutional network.
+    """Images ``(B, C, H, W)`` to features ``(B, features_dim)`` by a network of :data:`snnrl.networks.CONVOLUTIONAL`.
 
     ``background`` is subtracted from the images: where they are mostly grey, every small change of a filter would else
     move its output everywhere at once, and most of the first layer's ReLUs die (docs/deviations.md). With a ``view``
@@ -43,8 +39,6 @@ class SlottedCNN(SlottedExtractor):
         view: str | None = None,
         normalized_image: bool = False,
     ) -> None:
-        if network not in NETWORKS:
-            raise UserError(f"unknown network {network!r}{did_you_mean(network, NETWORKS)}")
         shape = observation_space.shape
         if len(shape) != 3:
             raise UserError(f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}")
@@ -56,10 +50,7 @@ class SlottedCNN(SlottedExtractor):
                 raise UserError("a view needs frames of bytes (uint8)")
             planes = VIEWS[view](*shape)
             shape = (planes.planes, *shape[1:])
-        try:
-            cnn = NETWORKS[network](shape, features_dim, batch_norm=batch_norm)
-        except RuntimeError as error:
-            raise UserError(f"images of shape {shape} are too small for the {network} network's kernels") from error
+        cnn = convolutional(network, shape, features_dim, batch_norm=batch_norm)
         super().__init__(observation_space, output_width(cnn, shape))
         # the faster layout for these convolutions, on a CPU too
         self.background = background

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from snnrl.conversion.graph import (
     ADDITIONS,
     INEXACT_ACTIVATIONS,
     RESHAPES,
+    SCALABLE,
     SUMS,
     TRANSPARENT,
     WEIGHTED,
@@ -24,6 +25,7 @@ from snnrl.conversion.graph import (
 )
 from snnrl.errors import UserError
 from snnrl.files import first_line
+from snnrl.networks.layers import HeldDropout
 from snnrl.neurons import ExpandTime, SpikingNeuron
 
 
@@ -132,9 +134,11 @@ class Calibration:
         first = node.all_input_nodes[0]
         if what in SUMS:
             self.meet(node, what)
-        elif first in self.timed and isinstance(what, type) and issubclass(what, WEIGHTED):
+        elif first in self.timed and isinstance(what, type) and issubclass(what, SCALABLE):
             self.scale_weights(node, first)
         elif first in self.timed and what in TRANSPARENT:
+            if what is nn.Dropout:
+                self.hold_mask(node)
             if what in RESHAPES:
                 self.count_rows_at_every_step(node)
             if isinstance(self.scale[first], Tensor) and self.shapes[node] != self.shapes[first]:
@@ -145,6 +149,13 @@ class Calibration:
                 f"{describe(self.graph, node)} is not supported between spikes and output; supported are linear and "
                 "convolutional layers, average pooling, flatten, concatenation, sums, ReLU and activations to distil"
             )
+
+    def hold_mask(self, node: fx.Node) -> None:
+        """Let dropout leave out the same neurons at every step."""
+        dropout = self.graph.get_submodule(str(node.target))
+        assert isinstance(dropout, nn.Dropout)
+        node.target = f"{node.name}_held"
+        self.graph.add_submodule(node.target, HeldDropout(dropout.p, self.steps).eval())
 
     def count_rows_at_every_step(self, node: fx.Node) -> None:
         """Let spikes that are reshaped by the batch size of an input be reshaped by T times as many rows."""
@@ -169,7 +180,7 @@ class Calibration:
             layer.weight.mul_(self.scale[source])
         self.scale[node] = 1.0
 
-    def is_shared(self, layer: torch.nn.Module) -> bool:
+    def is_shared(self, layer: nn.Module) -> bool:
         """Say whether the layer is called twice or has parameters in common with another."""
         return any(self.uses[id(parameter)] > 1 for parameter in layer.parameters())
 

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from snnrl.errors import UserError
 from snnrl.files import first_line
+from snnrl.networks.layers import HeldDropout
 from snnrl.networks.mlp import FullPrecisionLinear
+from snnrl.networks.resnet import IdentityShortcut
 from snnrl.neurons import SpikingNeuron
 
 EXACT_ACTIVATIONS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
@@ -36,14 +38,26 @@ OTHER_ACTIVATIONS = {
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 WEIGHTED_KINDS = (*WEIGHTED, FullPrecisionLinear)
+SCALABLE = (*WEIGHTED, IdentityShortcut)
+"""Layers that can take a constant factor of their input into their weight."""
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TRANSPARENT = {
-    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d),
-    *(nn.AdaptiveAvgPool2d, functional.avg_pool1d, functional.avg_pool2d, functional.adaptive_avg_pool1d),
+    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, HeldDropout, nn.AvgPool1d, nn.AvgPool2d),
+    *(
+        nn.AdaptiveAvgPool1d,
+        nn.AdaptiveAvgPool2d,
+        functional.avg_pool1d,
+        functional.avg_pool2d,
+        functional.adaptive_avg_pool1d,
+    ),
     *(functional.adaptive_avg_pool2d, functional.dropout, torch.flatten, torch.reshape, torch.permute, torch.transpose),
     *("flatten", "view", "reshape", "contiguous", "permute", "transpose", "mean", torch.mean, operator.getitem),
 }
 """Operations that pass a constant factor of their input on to their output."""
+
+LEAVES = (SpikingNeuron, IdentityShortcut, HeldDropout)
+"""Modules of our own that count as one operation."""
 
 RESHAPES = {torch.reshape, "view", "reshape"}
 """Of these, those that are given the number of rows."""
@@ -69,7 +83,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         # a subclass that only starts from other weights computes what its parent does
         kin = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in WEIGHTED_KINDS)
-        return kin or isinstance(module, SpikingNeuron) or super().is_leaf_module(module, qualified_name)
+        return kin or isinstance(module, LEAVES) or super().is_leaf_module(module, qualified_name)
 
 
 def trace(network: nn.Module) -> fx.GraphModule:

@@ -164,11 +164,7 @@ def _counter_of(kind: type[nn.Module]) -> Counter | None:
 @counts(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: Tensor) -> None:
     """Products of every input that is not zero."""
-    rows = values.double() * count.pooled if count.pooled > 1 else values
-    behind_neurons = any(before.neurons for before in count.layers)
-    spikes = bool(rows.amin() >= 0) and (behind_neurons or bool(rows.amax() <= 1))
-    whole = spikes and all(torch.equal(part, part.round()) for part in (rows[:1], rows))  # the first row often tells
-    events = sum_rows(rows if whole else (rows != 0).float()).double()
+    spiking, events = count_events(count, values)
     passes = len(values) // count.decisions
     bias = 0 if layer.bias is None else layer.bias.numel()
     count.layers.append(
@@ -177,7 +173,7 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
             count.decisions,
             passes,
             macs=output[0].numel() * layer.weight[0].numel(),
-            spiking=whole,
+            spiking=spiking,
             events=int(events.sum()),
             active=int((events * fan_out(layer, values[:1])).sum()),
             inputs=values[0].numel(),
@@ -188,6 +184,18 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
         )
     )
     count.grey = 1.0
+
+
+def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
+    """Say whether a layer's input ``(rows, ...)`` is spikes, and return how many there are in each element of a row.
+
+    Real values count as one event unless they are zero.
+    """
+    rows = values.double() * count.pooled if count.pooled > 1 else values
+    behind_neurons = any(before.neurons for before in count.layers)
+    spikes = bool(rows.amin() >= 0) and (behind_neurons or bool(rows.amax() <= 1))
+    whole = spikes and all(torch.equal(part, part.round()) for part in (rows[:1], rows))  # the first row often tells
+    return whole, sum_rows(rows if whole else (rows != 0).float()).double()
 
 
 def fan_out(layer: nn.Module, row: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
 
-from snnrl.networks.layers import block, conv_features, output_width, without_bias
+from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier, convolutional
+from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
+from snnrl.networks.resnet import resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.spiking import (
     NetworkState,
@@ -17,11 +19,15 @@ from snnrl.networks.spiking import (
     spike_counts,
     spike_rates,
 )
+from snnrl.networks.vgg import vgg6, vgg16
 from snnrl.networks.views import VIEWS, View
 
 __all__ = [
+    "CLASSIFIERS",
+    "CONVOLUTIONAL",
     "VIEWS",
     "DuelingMLP",
+    "HeldDropout",
     "NetworkState",
     "SpikingNetwork",
     "View",
@@ -29,16 +35,21 @@ __all__ = [
     "calibrating",
     "carried",
     "change_steps",
+    "classifier",
     "constrain",
     "conv_features",
+    "convolutional",
     "fill_slots",
     "mlp",
     "nature_cnn",
     "neurons_of",
     "output_width",
     "reset_rows",
+    "resnet20",
     "small_conv",
     "spike_counts",
     "spike_rates",
+    "vgg6",
+    "vgg16",
     "without_bias",
 ]

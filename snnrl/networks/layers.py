@@ -1,20 +1,25 @@
 """Blocks with an activation slot: a weighted layer, batch-norm if asked for, and ``act``, which a neuron can fill."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn, zeros
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from snnrl.errors import UserError
 
 
-def block(weights: nn.Module, norm: nn.Module | None = None, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Return ``weights -> [norm] -> act`` as named parts, so that folding the norm away renames nothing."""
-    parts: list[tuple[str, nn.Module]] = [("weights", weights), ("act", activation())]
+def block(
+    weights: nn.Module, norm: nn.Module | None = None, activation: type[nn.Module] | None = nn.ReLU
+) -> nn.Sequential:
+    """Return ``weights -> [norm] -> [act]`` as named parts, so that folding the norm away renames nothing."""
+    parts = OrderedDict(weights=weights)
     if norm is not None:
-        parts.insert(1, ("norm", norm))
-    return nn.Sequential(OrderedDict(parts))
+        parts["norm"] = norm
+    if activation is not None:
+        parts["act"] = activation()
+    return nn.Sequential(parts)
 
 
 def conv_features(
@@ -34,7 +39,14 @@ def conv_features(
         convolution = nn.Conv2d(channels, width, kernel, stride)
         parts[f"conv{number}"] = block(convolution, nn.BatchNorm2d(width) if batch_norm else None)
         channels = width
-    parts["flatten"] = nn.Flatten()
+    return with_features(parts, observation_shape, features)
+
+
+def with_features(
+    maps: Mapping[str, nn.Module], observation_shape: tuple[int, int, int], features: int
+) -> nn.Sequential:
+    """Return ``maps``, flattened, and behind them a fully connected ``fc1`` unless ``features`` is 0."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict(maps, flatten=nn.Flatten())
     if features:
         flat = output_width(nn.Sequential(parts), observation_shape)
         parts["fc1"] = block(nn.Linear(flat, features))
@@ -55,8 +67,33 @@ def without_bias(network: nn.Module) -> None:
 
 
 def output_width(network: nn.Module, observation_shape: Sequence[int]) -> int:
-    """Return the number of features that ``network`` makes of one observation of this shape."""
+    """Return the number of features that ``network`` makes of one observation of this shape.
+
+    Raises:
+        UserError: nothing is left of it behind the kernels.
+    """
     training = network.training
-    probe: Tensor = network.eval()(zeros(1, *observation_shape))
+    try:
+        probe: Tensor = network.eval()(torch.zeros(1, *observation_shape))
+    except RuntimeError as error:
+        raise UserError(
+            f"images of shape {tuple(observation_shape)} are too small for the network's kernels"
+        ) from error
     network.train(training)
     return int(probe.shape[1])
+
+
+class HeldDropout(nn.Dropout):
+    """Dropout behind neurons: its mask is drawn once a forward and held over the timesteps (arXiv 2110.05929, App.)."""
+
+    def __init__(self, p: float, steps: int) -> None:
+        super().__init__(p)
+        self.steps = steps
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Return ``(T * B, ...)``, in training with the same neurons left out at every step."""
+        if not self.training or self.p == 0:
+            return spikes
+        by_time = spikes.view(self.steps, -1, *spikes.shape[1:])
+        kept: Tensor = super().forward(torch.ones_like(by_time[0]))
+        return (by_time * kept).flatten(0, 1)

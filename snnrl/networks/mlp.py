@@ -9,13 +9,26 @@ from torch import Tensor, nn
 from snnrl.networks.layers import block
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Return the network ``(B, inputs) -> (B, outputs)``; without hidden layers it is the head alone."""
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    activation: type[nn.Module] = nn.ReLU,
+    *,
+    bias: bool = True,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Return the network ``(B, inputs) -> (B, outputs)``; without hidden layers it is the head alone.
+
+    ``dropout`` follows every hidden layer.
+    """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number, width in enumerate(hidden, 1):
-        parts[f"fc{number}"] = block(nn.Linear(inputs, width), activation=activation)
+        parts[f"fc{number}"] = block(nn.Linear(inputs, width, bias=bias), activation=activation)
+        if dropout:
+            parts[f"dropout{number}"] = nn.Dropout(dropout)
         inputs = width
-    parts["head"] = FullPrecisionLinear(inputs, outputs)
+    parts["head"] = FullPrecisionLinear(inputs, outputs, bias=bias)
     return nn.Sequential(parts)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from snnrl.networks.layers import HeldDropout
 from snnrl.neurons import NEURONS, ExpandTime, SpikeCount, SpikingNeuron, sum_over_time
 
 
@@ -25,15 +26,17 @@ def neurons_of(network: nn.Module) -> dict[str, SpikingNeuron]:
     }
 
 
-def fill_slots(chain: nn.Sequential, neuron: str, steps: int, *, encoder: bool) -> None:
-    """Replace every activation ``act`` of a chain by neurons of a kind, in place.
+def fill_slots(network: nn.Module, neuron: str, steps: int, *, encoder: bool) -> None:
+    """Replace every activation ``act`` by neurons of a kind, and dropout by one that holds its mask, in place.
 
-    With ``encoder`` the first one sees the chain's real-valued input, the same at every step.
+    With ``encoder`` the first neurons see a real-valued input, the same at every step.
     """
-    for name, _ in list(chain.named_modules()):
+    for name, module in list(network.named_modules()):
         if name.endswith(".act"):
-            chain.set_submodule(name, NEURONS[neuron](steps, encoder=encoder))
+            network.set_submodule(name, NEURONS[neuron](steps, encoder=encoder))
             encoder = False
+        elif isinstance(module, nn.Dropout):
+            network.set_submodule(name, HeldDropout(module.p, steps))
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def change_steps(network: nn.Module, heads: Iterable[nn.Module], before: int, af
     Q-values should keep their scale (docs/deviations.md).
     """
     for module in network.modules():
-        if isinstance(module, SpikingNeuron | ExpandTime):
+        if isinstance(module, SpikingNeuron | ExpandTime | HeldDropout):
             module.steps = after
     for head in heads:
         for parameter in head.parameters(recurse=False):

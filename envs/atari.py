@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
-from ale_py import Action, roms
+from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -171,7 +171,9 @@ class AtariGames:
         actions = self._emulators.single_action_space
         assert isinstance(actions, spaces.Discrete)
         self.action_space = actions
-        self._fires = protocol.fire_reset and Action.FIRE in list(self._emulators.ale.get_action_set())[:2]
+        names = [action.name for action in self._emulators.ale.get_action_set()]
+        self.action_names: list[str] = names
+        self._fires = protocol.fire_reset and "FIRE" in names[:2]
         self._fire_next = np.zeros(count, bool)
 
     @property
@@ -260,6 +262,10 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
         self.render_mode = render_mode
         self._observation: NDArray[np.uint8] = np.zeros(self.observation_space.shape or (), np.uint8)
 
+    def get_action_meanings(self) -> list[str]:
+        """Return the names of the actions, as ale-py's own environments do."""
+        return self._games.action_names
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -274,10 +280,6 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
         frames = self._games.step(np.array([action]))
         self._observation = frames.observations[0]
         return self._observation, float(frames.rewards[0]), bool(frames.over[0]), bool(frames.truncated[0]), {}
-
-    def get_action_meanings(self) -> list[str]:
-        """Return ALE's names of the actions, under the name that gymnasium's Atari environments have for it."""
-        return self._games.action_names
 
     def render(self) -> NDArray[np.uint8]:
         """Return the newest frame as the agent sees it, grey as RGB and four times as large."""

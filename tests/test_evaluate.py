@@ -17,10 +17,10 @@ from snnrl.agents.evaluate import (
     Seen,
     episode_seeds,
     evaluate,
-    layer_name,
     mean_rate,
     play,
 )
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
 from snnrl.envs import PROTOCOLS, AtariGame, make_playable

@@ -1,5 +1,6 @@
 """The main job: an ordinary DQN, its spiking conversion, and one stage after another at fewer timesteps."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +10,14 @@ import torch
 from stable_baselines3.common.logger import Logger, configure
 
 from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, play, record
+from snnrl.agents.metrics import watching
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe, Training
 from snnrl.agents.spiking_dqn.conversion import convert_agent, load_weights, through_view
 from snnrl.agents.spiking_dqn.distil import Weights, calibration_play, distil, q_values
 from snnrl.agents.spiking_dqn.td import Progress, train
-from snnrl.conversion import ConversionReport
+from snnrl.conversion import ConversionReport, agreement
 from snnrl.distillation import regret
 from snnrl.files import write_atomically
 from snnrl.networks import calibrating
@@ -107,12 +109,12 @@ class Job:
         starts = self.starts(student, name, done, before, result)
         if starts:
             load_weights(student, next(iter(starts.values())))
-        if teacher is None:
-            result |= self.train_by_td(name, student, self.recipe.ann, folder)
-        elif self.recipe.reduction.loss == "td":
-            result |= self.train_by_td(name, student, self.recipe.reduction.td, folder)
-        else:
+        if teacher is not None and self.recipe.reduction.loss == "distill":
             result |= self.distil(name, student, starts, teacher, folder)
+        else:
+            training = self.recipe.ann if teacher is None else self.recipe.reduction.td
+            result["before"] = self.before(student, teacher)
+            result |= self.train_by_td(name, student, training, folder)
         result["gate_passed"] = teacher is None or self.passes(result["gate_reward"])
         return result | self.finish(name, student)
 
@@ -129,9 +131,22 @@ class Job:
         distilled = distil(student, starts, self.load(teacher), recipe, self.gate, folder, report, seed)
         self.say(f"{name}: {distilled.start}, {distilled.rounds} rounds, reward {distilled.reward:.1f} at the gate")
         play = calibration_play(student, self.recipe, student.T or 1)
-        found = {"start": distilled.start, "rounds": distilled.rounds}
         lost = regret(q_values(student, play), q_values(self.load(teacher), play))
-        return {"gate_reward": distilled.reward, **found, "regret": lost}
+        found = {"start": distilled.start, "rounds": distilled.rounds, "regret": lost}
+        trained = copy.deepcopy(student.q_net.state_dict())
+        load_weights(student, starts[distilled.start])
+        found["before"] = self.before(student, teacher)
+        load_weights(student, trained)
+        return {"gate_reward": distilled.reward, **found}
+
+    def before(self, student: SpikingDQN, teacher: str | None) -> Result:
+        """Return spike rates and the agreement with the teacher, on its play, of a student yet to be trained."""
+        guide = student if teacher is None else self.load(teacher)
+        play = calibration_play(guide, self.recipe, student.T or 1)
+        with watching(student.q_net) as seen:
+            answers = q_values(student, play)
+        agreed = None if teacher is None else agreement(q_values(guide, play), answers)[0]
+        return {"spike_rate": seen.spike_rate, "action_agreement": agreed}
 
     def starts(
         self, student: SpikingDQN, name: str, done: list[Attempt], before: Attempt | None, result: Result

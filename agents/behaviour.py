@@ -4,10 +4,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
-from snnrl.agents.evaluate import episode_seeds, evaluate, layer_name, operations
+from snnrl.agents.evaluate import episode_seeds, evaluate, operations
 from snnrl.agents.library import Opened
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import break_down, read_costs
 from snnrl.envs import games, make
@@ -37,7 +39,8 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     ordinary = counted[first] if player.agent.T is None else None
     table = read_costs("paper")
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
-    names = action_names(last)
+    with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
+        names = tuple(action_names(env))
     chosen = {name: [names[action] for action in row] for name, row in actions.items()}
     layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
     return Behaviour(
@@ -71,12 +74,11 @@ def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndar
     return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
 
 
-def action_names(opened: Opened) -> tuple[str, ...]:
-    """Return what a game calls its actions, or else their numbers."""
-    with contextlib.closing(make(opened.env_id, **opened.env_kwargs)) as env:
-        meanings = getattr(env.unwrapped, "get_action_meanings", None)
-        count = int(env.action_space.n)  # type: ignore[attr-defined]
-        return tuple(meanings()) if meanings else tuple(map(str, range(count)))
+def action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """Return the names of the actions as the environment tells them, or their numbers."""
+    count = getattr(env.action_space, "n", 0)
+    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: range(count))
+    return [str(name).lower() for name in meanings()]
 
 
 def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:

@@ -171,9 +171,7 @@ class AtariGames:
         actions = self._emulators.single_action_space
         assert isinstance(actions, spaces.Discrete)
         self.action_space = actions
-        names = [action.name for action in self._emulators.ale.get_action_set()]
-        self.action_names: list[str] = names
-        self._fires = protocol.fire_reset and "FIRE" in names[:2]
+        self._fires = protocol.fire_reset and "FIRE" in self.action_names[:2]
         self._fire_next = np.zeros(count, bool)
 
     @property

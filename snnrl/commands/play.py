@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import tyro
 
+from snnrl.agents.behaviour import action_names
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.library import Opened, open_agent, shipped_agents
 from snnrl.agents.metrics import watching
@@ -75,7 +76,7 @@ def _film(opened: Opened, seed: int, options: PlayOptions, video: "_Video") -> f
     total = 0.0
     with contextlib.closing(make(opened.env_id, render_mode="rgb_array", **opened.env_kwargs)) as env:
         observation, _ = env.reset(seed=seed)
-        actions, costs = _action_names(env), read_costs("paper")
+        actions, costs = action_names(env), read_costs("paper")
         for _ in range(options.most_steps):
             try:
                 frame = env.render()
@@ -105,13 +106,6 @@ def _decide(agent: SpikingDQN, observation: Any, costs: CostTable) -> tuple[Any,
         spiking_energy(operations.layers, costs) / 1e3,
         ordinary_energy(operations.layers, costs) / 1e3,
     )
-
-
-def _action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
-    """Return the names of the actions as the environment tells them, or their numbers."""
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: range(env.action_space.n))
-    return [str(name).lower() for name in meanings()]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from snnrl.agents.evaluate import episode_seeds, evaluate, operations
@@ -12,7 +11,7 @@ from snnrl.agents.library import Opened
 from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import break_down, read_costs
-from snnrl.envs import games, make
+from snnrl.envs import action_names, games, make
 from snnrl.networks import neurons_of
 from snnrl.report.data import Behaviour, Sample
 
@@ -40,7 +39,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     table = read_costs("paper")
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
     with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
-        names = tuple(action_names(env))
+        names = action_names(env)
     chosen = {name: [names[action] for action in row] for name, row in actions.items()}
     layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
     return Behaviour(
@@ -72,13 +71,6 @@ def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndar
     """Return the greedy action on each observation ``(N, ...)``."""
     batches = np.array_split(observations, -(-len(observations) // BATCH))
     return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
-
-
-def action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
-    """Return the names of the actions as the environment tells them, or their numbers."""
-    count = getattr(env.action_space, "n", 0)
-    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: range(count))
-    return [str(name).lower() for name in meanings()]
 
 
 def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:

@@ -28,6 +28,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.checkpoint import read_archive
 from snnrl.cli import COMMANDS, main
+from snnrl.commands import overlay
 from snnrl.commands.train import check_disk
 from snnrl.config import read_recipe, recipe_names
 from snnrl.envs import PROTOCOLS, make
@@ -393,6 +394,23 @@ def test_play(call: Call, tiny: str) -> None:
     assert abs(frames[0][..., ::-1].astype(int) - first).mean() < 5
     assert abs(frames[3].astype(int) - frames[0]).max() > 50
     assert list(Path().glob(".*")) == []
+
+
+def test_play_with_spikes_beside_the_game(call: Call, tiny: str) -> None:
+    command = ["play", "cartpole", "--most-steps", "3", "--overlay", "spikes"]
+    code, out, _ = call(*command, "--T", "1", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1]) == {"out": "play.mp4", "frames": 3, "rewards": [3.0]}
+    video = cv2.VideoCapture("play.mp4")
+    size = [int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    assert size == [overlay.WIDTH, overlay.HEIGHT]
+
+
+def test_an_ordinary_agent_has_no_spikes_to_overlay(call: Call) -> None:
+    code, _, err = call("play", "cartpole/ann", "--overlay", "spikes")
+    assert code == 2
+    assert err == "snnrl: cartpole/ann is an ordinary network, which has no spikes to overlay: give --T to convert it\n"
+    assert not Path("play.mp4").exists()
 
 
 # games

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 """RGB ``(height, width, 3)``."""
 
-WIDTH, HEIGHT = 720, 404
+WIDTH, HEIGHT = 720, 380
 """Even, as video codecs ask; four fifths of the time go into compressing so many pixels."""
 SIDE = 216
 """Width of the left column: game, Q-values, energy."""
 MARGIN = 8
 LINE = 15
 """Height of a line of text."""
-GAME_HEIGHT = 170
+GAME_HEIGHT = 150
 MOST_ROWS = 5
 """Layers in a column."""
 
@@ -41,7 +41,7 @@ class Decision(NamedTuple):
 
 
 def draw(game: Image, decision: Decision, actions: Sequence[str], reward: float) -> Image:
-    """Return the frame ``(404, 720, 3)`` of a decision, ``reward`` being what the episode has brought so far."""
+    """Return the frame ``(380, 720, 3)`` of a decision, ``reward`` being what the episode has brought so far."""
     frame = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
     place(frame, fit(game, SIDE, GAME_HEIGHT), MARGIN, MARGIN)
     top = MARGIN + GAME_HEIGHT + LINE
@@ -57,7 +57,7 @@ def draw(game: Image, decision: Decision, actions: Sequence[str], reward: float)
         shape = "x".join(map(str, spikes.shape))
         write(frame, f"{name}  {shape}  {spikes.mean():.3f} spikes per neuron", x, y)
         room = width - MARGIN, height - LINE - MARGIN
-        place(frame, fit(shade(tiles(spikes / decision.steps, *room)), *room, whole=True), x, y + LINE)
+        place(frame, fit(shade(tiles(spikes / np.float32(decision.steps), *room)), *room, whole=True), x, y + LINE)
     return frame
 
 
@@ -104,18 +104,19 @@ def tiles(values: NDArray[np.float32], room: int, room_below: int) -> NDArray[np
     across = max(range(1, count + 1), key=goodness)
     down = math.ceil(count / across)
     maps = np.pad(maps, ((0, across * down - count), (0, 0), (0, 0)), constant_values=np.nan)
-    return maps.reshape(down, across, height, width).swapaxes(1, 2).reshape(down * height, across * width)
+    rows = maps.reshape(down, across, height, width).swapaxes(1, 2)
+    return np.asarray(rows.reshape(down * height, across * width), np.float32)
 
 
 def shade(values: NDArray[np.float32]) -> Image:
     """Return values between 0 and 1 as colours, from silent to a spike at every step; NaN is background."""
     silent, spike = np.array(SILENT, np.float32), np.array(SPIKE, np.float32)
     colours = silent + (spike - silent) * np.nan_to_num(values)[..., None]
-    return np.where(np.isnan(values)[..., None], BACKGROUND, colours).round().astype(np.uint8)
+    return np.asarray(np.where(np.isnan(values)[..., None], BACKGROUND, colours).round(), np.uint8)
 
 
 def fit(image: Image, width: int, height: int, *, whole: bool = False) -> Image:
-    """Return the image as large as fits; with ``whole`` by a whole number, so that all pixels stay equal."""
+    """Return the image as large as fits; with ``whole`` it is enlarged by whole numbers: all pixels stay equal."""
     factor = min(width / image.shape[1], height / image.shape[0])
     enlarged = whole and factor >= 1
     factor = int(factor) if enlarged else factor

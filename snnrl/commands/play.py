@@ -10,7 +10,6 @@ import gymnasium
 import numpy as np
 import tyro
 
-from snnrl.agents.behaviour import action_names
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.library import Opened, open_agent, shipped_agents
 from snnrl.agents.metrics import watching
@@ -20,7 +19,7 @@ from snnrl.arguments import parse, positional
 from snnrl.commands import overlay
 from snnrl.display import Display, print_json
 from snnrl.energy import CostTable, counting_operations, ordinary_energy, read_costs, spiking_energy
-from snnrl.envs import make
+from snnrl.envs import action_names, make
 from snnrl.errors import UserError
 
 
@@ -82,6 +81,8 @@ def _film(opened: Opened, seed: int, options: PlayOptions, video: "_Video") -> f
                 frame = env.render()
             except gymnasium.error.DependencyNotInstalled as error:
                 raise UserError(f"drawing {opened.env_id} needs a package: {error}") from error
+            if not isinstance(frame, np.ndarray):
+                raise UserError("this environment draws no frames (render_mode rgb_array)")
             if options.overlay:
                 action, decision = _decide(opened.agent, observation, costs)
                 frame = overlay.draw(frame, decision, actions, total)
@@ -131,10 +132,8 @@ class _Video:
     def __enter__(self) -> "_Video":
         return self
 
-    def write(self, frame: Any, fps: float) -> None:
+    def write(self, frame: overlay.Image, fps: float) -> None:
         """Append an RGB frame."""
-        if not isinstance(frame, np.ndarray):
-            raise UserError("this environment draws no frames (render_mode rgb_array)")
         if self.writer is None:
             size = frame.shape[1], frame.shape[0]
             self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"vp09"), fps, size)

@@ -1,7 +1,7 @@
 """What the agents of a run do on the same observations: actions, operations, spikes."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ BATCH = 32
 
 
 def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
-    """Let the first of a run's agents play greedily, and all of them decide on what it saw; the last one must spike."""
+    """Let the first of a run's agents play greedily, and all of them decide on what it saw."""
     (first, player), *_ = agents.items()
     last = list(agents.values())[-1]
     seeds = episode_seeds(seed, "report", EPISODES)
@@ -40,12 +40,8 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
     with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
         names = action_names(env)
-    rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
-    layer, spikes = first_spikes(last.agent, seen[rows])
-    samples = [
-        Sample(picture, counts, {name: names[chosen[row]] for name, chosen in actions.items()})
-        for row, picture, counts in zip(rows, pictures(seen[rows], last.env_id in games()), spikes, strict=True)
-    ]
+    chosen = {name: [names[action] for action in row] for name, row in actions.items()}
+    layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
     return Behaviour(
         f"{len(seen)} observations, drawn evenly from {EPISODES} greedy episodes of {first}, of at most "
         f"{MOST_STEPS} decisions each.",
@@ -53,8 +49,22 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
         actions,
         names,
         {name: break_down(counted[name], ordinary, table) for name, one in agents.items() if one.agent.T is not None},
-        tuple(samples),
+        samples,
     )
+
+
+def samples_of(
+    opened: Opened, seen: np.ndarray[Any, Any], chosen: Mapping[str, Sequence[str]]
+) -> tuple[str, tuple[Sample, ...]]:
+    """Return the name of a spiking agent's first layer, and its spikes on some observations; ``chosen``: by all."""
+    rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
+    layer, spikes = first_spikes(opened.agent, seen[rows])
+    shown = pictures(seen[rows], opened.env_id in games())
+    samples = [
+        Sample(picture, sent, {name: actions[row] for name, actions in chosen.items()})
+        for row, picture, sent in zip(rows, shown, spikes, strict=True)
+    ]
+    return layer, tuple(samples)
 
 
 def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -135,3 +135,10 @@ def test_spikes_as_a_picture() -> None:
     picture = mosaic(np.array([[[0.0, 2.0]], [[1.0, 0.0]]]))
     assert picture[..., 3].tolist() == [[32, 255, 0, 144, 32]]
     assert mosaic(np.zeros(40)).shape == (3, 63, 4)
+
+
+def test_runs_in_which_nothing_spikes_yet() -> None:
+    runs = [dataclasses.replace(RUN, seed=seed, stages=(ORDINARY,), logs={}, finished=False) for seed in (0, 1)]
+    page = render_several(runs)
+    assert page.count("Unfinished") == 2
+    assert "Spike rate" not in page

@@ -118,6 +118,9 @@ def test_an_unfinished_run(run: Path, call: Call) -> None:
     page = Path("page.html").read_text()
     assert "Unfinished" in page
     assert "ordinary → T = 3<" in page
+    (run / "stages/T3.json").unlink()
+    assert call(run, "--out", "first.html")[0] == 0
+    assert "<h2>Spikes</h2>" not in Path("first.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -122,12 +122,14 @@ def _untrained(run: Run) -> str:
 
 
 def _started(run: Run) -> str:
-    if any(stage.before is not None for stage in run.spiking):
+    if not run.spiking or any(stage.before is not None for stage in run.spiking):
         return ""
     return "This run, of an older version, does not tell the rates at a stage's start, before its own training."
 
 
-def _rates(run: Run) -> Table:
+def _rates(run: Run) -> Table | None:
+    if not run.spiking:
+        return None
     rows = [[stage.name, *(stage.spike_rate.get(layer) for layer in run.layers)] for stage in run.spiking]
     caption = "Spikes per neuron and decision, summed over T, in the reported play."
     return Table("spike-rate", "Spike rate by layer", caption, ["stage", *run.layers], rows, ["", ".3f"])
@@ -173,7 +175,7 @@ def _samples(last: str, behaviour: Behaviour) -> Section:
         f"Above, observations of that play; below, the spikes that {last}'s first layer, {behaviour.first_layer}, "
         "sends on each, a tile per filter or neuron: the stronger its colour, the more."
     )
-    largest = max(float(np.abs(sample.observation).max()) for sample in behaviour.samples)
+    largest = max((float(np.abs(sample.observation).max()) for sample in behaviour.samples), default=0.0)
     return Section("Observations", text, samples=[_pictures(sample, largest) for sample in behaviour.samples])
 
 

@@ -100,11 +100,13 @@ def first_stage_over_seeds(runs: Sequence[Run]) -> Figure | None:
     return Figure(to_svg(axes, table.name, caption), table)
 
 
-def rates_against_T(runs: Sequence[Run]) -> Figure:
-    """Spike rate of each layer against T."""
+def rates_against_T(runs: Sequence[Run]) -> Figure | None:
+    """Spike rate of each layer against T, or None if nothing spikes."""
+    stages = _spiking(runs)
+    if not stages:
+        return None
     axes = blank()
     rows: list[list[object]] = []
-    stages = _spiking(runs)
     for number, layer in enumerate(runs[0].layers):
         means = []
         how = look(number)
@@ -126,10 +128,12 @@ def rates_against_T(runs: Sequence[Run]) -> Figure:
     return Figure(to_svg(axes, table.name, caption), table)
 
 
-def ratios_against_T(runs: Sequence[Run]) -> Figure:
-    """Energy ratio against T."""
-    axes = blank()
+def ratios_against_T(runs: Sequence[Run]) -> Figure | None:
+    """Energy ratio against T, or None if nothing spikes."""
     stages = _spiking(runs)
+    if not stages:
+        return None
+    axes = blank()
     for place, (_, found) in enumerate(stages):
         ratios = [stage.energy_ratio for _, stage in found]
         axes.plot(np.full(len(ratios), place), ratios, "o", color=SERIES[0], markersize=4, alpha=0.5)

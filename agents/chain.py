@@ -15,6 +15,7 @@ from snnrl.files import write_atomically
 from snnrl.pipeline import Result, StageFolder, run_stage
 from snnrl.reduction import Attempt, best_attempt, gate_passed, next_stage
 from snnrl.runs import RunFolder
+from snnrl.statistics import mean_estimate
 
 Reporter = Callable[[str, int], Callable[[int, str], None]]
 """Begins a stage of so many steps; returns what to call with steps done and a text."""
@@ -89,7 +90,7 @@ class Chain(ABC, Generic[Agent]):
         if self.start is not None and self.start.T is not None:
             name = f"T{self.start.T}"
             done.append(self.attempt(name, self.start.T, functools.partial(self.take_over, name)))
-            steps = (self.start.T, *(T for T in steps if T < (self.start.T or 0)))
+            steps = (self.start.T, *(T for T in steps if (self.start.T or 0) > T))
         elif not self.scratch:
             self.stage("ann", self.train_ordinary if self.start is None else functools.partial(self.take_over, "ann"))
         while (T := next_stage(steps, done)) is not None:
@@ -153,7 +154,7 @@ class Chain(ABC, Generic[Agent]):
                 result |= self.promote(name, f"T{result['T']}")
                 if "ann" in self.results:
                     ours, theirs = (self.outcomes(self.results[one]) for one in (name, "ann"))
-                    mean, low, high = paired_difference(ours, theirs)
+                    mean, low, high = mean_estimate(np.subtract(ours, theirs))
                     result["difference"] = {"mean": mean, "low": low, "high": high}
             stages.append(result)
         attempts = [{"name": a.name, "T": a.T, self.score: a.score, "passed": a.passed} for a in done]
@@ -173,15 +174,3 @@ class Chain(ABC, Generic[Agent]):
         if attempt != name:
             write_atomically(self.run.agent(name), self.run.agent(attempt).read_bytes())
         return {"name": name, "agent": f"{name}.zip"}
-
-
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], *, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of ``ours - theirs`` over equal tests (percentile bootstrap, fixed seed)."""
-    difference = np.subtract(ours, theirs)
-    values, counts = np.unique(difference, return_counts=True)
-    # resampling the tests is drawing how often each value comes up
-    often = np.random.default_rng(0).multinomial(len(difference), counts / len(difference), size=draws)
-    low, high = np.percentile(often @ values / len(difference), [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)

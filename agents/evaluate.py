@@ -2,16 +2,16 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
+from snnrl.agents import metrics
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.energy import LayerOperations, count_operations, energy_ratio
+from snnrl.energy import LayerOperations, count_operations
 from snnrl.envs import open_episodes
-from snnrl.networks import spike_counts
 
 NO_CHANGES: Mapping[str, Any] = {}
 
@@ -30,12 +30,12 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Episodes played: raw rewards by start, spikes per neuron and decision by layer, energy of ANN over SNN."""
+    """Episodes played: raw rewards by start, what the network did in them, and its operations."""
 
     rewards: tuple[float, ...]
     distinct: int
     """How many different episodes these were, going by every observation."""
-    spike_rate: dict[str, float]
+    activity: metrics.Activity
     layers: tuple[LayerOperations, ...]
     """Operations, counted on the observations."""
     observations: np.ndarray[Any, Any]
@@ -47,9 +47,14 @@ class Evaluation:
         return float(np.mean(self.rewards))
 
     @property
+    def spike_rate(self) -> dict[str, float]:
+        """Spikes per neuron and decision, summed over T, by layer; nothing of the ordinary network."""
+        return self.activity.spike_rate
+
+    @property
     def energy_ratio(self) -> float:
-        """The ordinary network's energy over this one's, by the arithmetic of arXiv 2110.05929, Eq. 4."""
-        return energy_ratio(self.layers) if self.spike_rate else 1.0
+        """The ordinary network's energy over this one's."""
+        return metrics.ratio(self.activity, self.layers)
 
     @property
     def std(self) -> float:
@@ -128,22 +133,21 @@ def evaluate(
     most_steps: int | None = None,
     epsilon: float = 0.0,
 ) -> Evaluation:
-    """Play episodes and measure spike rates on all of their observations, operations on a sample of them."""
+    """Play episodes and watch the network in all of its decisions; count operations on a sample of them."""
     seen = Seen(SAMPLE, len(seeds))
-    with spike_counts(agent.q_net) as counts:
+    with metrics.watching(agent.q_net) as activity:
         rewards = play(
             agent, env_id, seeds, env_kwargs=env_kwargs, most_steps=most_steps, epsilon=epsilon, on_step=seen.add
         )
     sample = np.stack(seen.sample)
-    tensor, _ = agent.policy.obs_to_tensor(sample)
-    layers = count_operations(agent.q_net, tensor, len(sample))
-    return Evaluation(
-        tuple(rewards),
-        len(set(seen.fingerprints)),
-        {layer_name(name): count.rate for name, count in counts.items()},
-        layers,
-        sample,
-    )
+    return Evaluation(tuple(rewards), len(set(seen.fingerprints)), activity, operations(agent, sample), sample)
+
+
+def operations(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[LayerOperations, ...]:
+    """Count the operations of the agent's decisions on observations ``(N, ...)``, under the layers' short names."""
+    tensor, _ = agent.policy.obs_to_tensor(observations)
+    counted = count_operations(agent.q_net, tensor, len(observations))
+    return tuple(replace(layer, name=metrics.layer_name(layer.name)) for layer in counted)
 
 
 class Seen:
@@ -173,18 +177,11 @@ class Seen:
 
 
 def record(logger: Logger, group: str, evaluation: Evaluation) -> None:
-    """Hand reward, spikes per neuron and energy ratio to SB3's logger (TensorBoard, CSV)."""
+    """Hand reward and what the network did to SB3's logger (TensorBoard, CSV)."""
     logger.record(f"{group}/reward", evaluation.mean)
-    logger.record(f"{group}/energy_ratio", evaluation.energy_ratio)
-    for name, rate in evaluation.spike_rate.items():
-        logger.record(f"{group}/spikes_{name}", rate)
+    metrics.record(logger, group, evaluation.activity, evaluation.layers)
 
 
 def mean_rate(spike_rate: dict[str, float]) -> str:
     """Return the layers' mean spike rate as a note for a progress bar; nothing for the ordinary network."""
     return f", {np.mean(list(spike_rate.values())):.2f} spikes per neuron" if spike_rate else ""
-
-
-def layer_name(name: str) -> str:
-    """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
-    return name.removeprefix("features_extractor.").removeprefix("cnn.").removeprefix("q_net.")

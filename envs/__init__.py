@@ -3,7 +3,7 @@
 from .atari import PROTOCOLS, AtariGame, AtariProtocol, games, near_game, read_protocol
 from .cartpole import PixelCartPole, PixelCartPolePaper
 from .episodes import make_playable, open_episodes
-from .registration import ENVIRONMENTS, make, register
+from .registration import ENVIRONMENTS, action_names, make, register
 from .seeded_episodes import Progress, SeededEpisodes
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PixelCartPolePaper",
     "Progress",
     "SeededEpisodes",
+    "action_names",
     "games",
     "make",
     "make_playable",

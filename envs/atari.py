@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
-from ale_py import Action, roms
+from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -171,8 +171,13 @@ class AtariGames:
         actions = self._emulators.single_action_space
         assert isinstance(actions, spaces.Discrete)
         self.action_space = actions
-        self._fires = protocol.fire_reset and Action.FIRE in list(self._emulators.ale.get_action_set())[:2]
+        self._fires = protocol.fire_reset and "FIRE" in self.action_names[:2]
         self._fire_next = np.zeros(count, bool)
+
+    @property
+    def action_names(self) -> list[str]:
+        """ALE's names of the actions, in their order."""
+        return [action.name for action in self._emulators.ale.get_action_set()]
 
     @property
     def repeatable(self) -> bool:
@@ -254,6 +259,10 @@ class AtariGame(gymnasium.Env[NDArray[np.uint8], int]):
         self.action_space = self._games.action_space
         self.render_mode = render_mode
         self._observation: NDArray[np.uint8] = np.zeros(self.observation_space.shape or (), np.uint8)
+
+    def get_action_meanings(self) -> list[str]:
+        """Return the names of the actions, as ale-py's own environments do."""
+        return self._games.action_names
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

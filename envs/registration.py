@@ -90,3 +90,11 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             raise UserError(f"{env_id} cannot be made: its module cannot be imported: {reason}") from error
         near = did_you_mean(name, ENVIRONMENTS, [*games(), *gymnasium.registry])
         raise UserError(f"unknown environment {quoted(env_id)}{near}") from error
+
+
+def action_names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
+    """Return what an environment calls its actions, in small letters, or else their numbers."""
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    numbers = range(int(env.action_space.n))
+    meanings = getattr(env.unwrapped, "get_action_meanings", lambda: numbers)
+    return tuple(str(name).lower() for name in meanings())

@@ -4,8 +4,8 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -93,6 +93,21 @@ def condense(box: str) -> str:
         known = re.findall(r"'(.*?)'", choice[3])
         return f"{choice[2]} {choice[1]!r} is none of {', '.join(known)}{did_you_mean(choice[1], known)}"
     return message + (f"; did you mean {near[1]}?" if near else "")
+
+
+def flags(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the flags that turn ``defaults`` into ``values``, group by group; what has no default is left out."""
+    words: list[str] = []
+    for key, default in defaults.items():
+        value, name = values.get(key, default), f"{prefix}{key}".replace("_", "-")
+        if isinstance(default, Mapping):
+            words += flags(value, default, f"{prefix}{key}.")
+        elif value != default and isinstance(value, bool) and isinstance(default, bool):
+            group, dot, last = name.rpartition(".")
+            words.append(f"--{name}" if value else f"--{group}{dot}no-{last}")
+        elif value != default:
+            words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
 
 
 def positional(

@@ -1,4 +1,4 @@
-"""The command line: ``snnrl train | eval | convert | energy | play | list``."""
+"""The command line: ``snnrl train | eval | convert | energy | report | play | list``."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": ("evaluate", "AGENT: reward, spike rates and energy over greedy episodes, at one T or several"),
     "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
     "energy": ("energy", "AGENT: operations and energy of a decision, layer by layer, against the ordinary network's"),
+    "report": ("report", "RUN...: a page on a run, or on several of one recipe with different seeds"),
     "play": ("play", "AGENT: write a video of greedy episodes"),
     "list": ("listing", "recipes, environments and shipped agents"),
 }

@@ -51,7 +51,7 @@ def read_recipe(
         UserError: there is none, its YAML is broken, or a key or value in it is wrong.
     """
     values, where = recipe_values(name, package=package, kind=kind)
-    return validate(model, _merged(values, changes), where)
+    return validate(model, merge(values, changes), where)
 
 
 def recipe_values(name: str, *, package: str = RECIPES, kind: str = "recipe") -> tuple[dict[str, Any], str]:
@@ -76,17 +76,17 @@ def recipe_values(name: str, *, package: str = RECIPES, kind: str = "recipe") ->
     if (base := values.pop("base", None)) is not None:
         if not isinstance(base, str) or base not in shipped or base == name:
             raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), shipped)}")
-        values = _merged(recipe_values(base, package=package, kind=kind)[0], values)
+        values = merge(recipe_values(base, package=package, kind=kind)[0], values)
     return values, where
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with the changes put in, groups of fields one by one."""
     merged = dict(values)
     for key, change in changes.items():
         before = merged.get(key)
         groups = isinstance(before, Mapping) and isinstance(change, Mapping)
-        merged[key] = _merged(before or {}, change) if groups else change
+        merged[key] = merge(before or {}, change) if groups else change
     return merged
 
 

@@ -11,7 +11,7 @@ MOST_STEPS = 1000
 
 
 class Attempt(NamedTuple):
-    """A finished stage: its timesteps, its score at the gate (reward, accuracy), and whether it was within the tolerance."""
+    """A finished stage: its timesteps, its reward or accuracy at the gate, and whether it was within the tolerance."""
 
     name: str
     T: int

@@ -1,6 +1,7 @@
 """The run folder: one recipe, one seed, everything that came of it."""
 
 import fcntl
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +97,42 @@ class RunFolder:
         """Write the summary, which makes the run finished."""
         write_json(self.path / "summary.json", dict(summary))
 
+    def config(self) -> dict[str, Any]:
+        """Return every setting of the run.
+
+        Raises:
+            UserError: the folder holds no run.
+        """
+        return _config(self._stored())
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions that the run began with."""
+        return dict(read_json(self._stored()).get("versions", {}))
+
+    def _stored(self) -> Path:
+        """Return where the configuration is."""
+        stored = self.path / "config.json"
+        if not stored.is_file():
+            raise UserError(
+                f"{self.path} holds no run: name a folder that snnrl train has written, such as runs/cartpole-seed0"
+            )
+        return stored
+
+    def results(self, score: str) -> dict[str, dict[str, Any]]:
+        """Return the results of the finished stages by name: the ordinary network's, then by falling T.
+
+        ``score`` is what they are judged by: reward or accuracy.
+
+        Raises:
+            UserError: one is damaged, or there is none.
+        """
+        found = {file.stem: read_json(file) for file in sorted(self.stages.glob("*.json"))}
+        for name, result in found.items():
+            self.check_stage(name, result, score)
+        if not found:
+            raise UserError(f"{self.path} has no finished stage yet: the same snnrl train command goes on with it")
+        return dict(sorted(found.items(), key=lambda item: -(item[1]["T"] or math.inf)))
+
     def summary(self) -> dict[str, Any]:
         """Return the summary of a finished run.
 
@@ -114,7 +151,8 @@ class RunFolder:
         Raises:
             UserError: it is damaged.
         """
-        if not isinstance(result, dict) or not {"name", "T", f"gate_{score}", "gate_passed", "minutes"} <= result.keys():
+        needed = {"name", "T", f"gate_{score}", "gate_passed", "minutes"}
+        if not isinstance(result, dict) or not needed <= result.keys():
             raise self.damaged(self.stages / f"{name}.json")
         if not self.agent(name).exists():
             raise UserError(f"{self.agent(name)} is missing: remove {self.stages / name}.json to train the stage again")
@@ -122,7 +160,7 @@ class RunFolder:
     @staticmethod
     def damaged(file: Path) -> UserError:
         """Return the error for a file that is not as a run writes it."""
-        return UserError(f"{file} is damaged: remove it and give the same command again")
+        return UserError(f"{file} is damaged: remove it and run the same training again")
 
 
 def _config(stored: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.checkpoint import read_archive
 from snnrl.cli import COMMANDS, main
+from snnrl.commands import overlay
 from snnrl.commands.train import check_disk
 from snnrl.config import read_recipe, recipe_names
 from snnrl.envs import PROTOCOLS, make
@@ -170,7 +171,10 @@ def balancer() -> SpikingDQN:
         ("train TINY --T 3 --reduce-to 5", "reduce_to 5 is above T 3"),
         ("train TINY --seed -1", "seed: input should be greater than or equal to 0, not -1"),
         ("train TINY --most-steps x", "--most-steps: not {None}|INT but 'x'"),
-        ("train TINY --network.kind mpl", "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20; did you mean 'mlp'?"),
+        (
+            "train TINY --network.kind mpl",
+            "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20; did you mean 'mlp'?",
+        ),
         ("train TINY --device gpu", "unknown device 'gpu': choose auto, cpu or cuda"),
         ("train TINY --device cuda:99", "no device 'cuda:99' on this machine"),
         ("train TINY --env CartPloe-v1", "unknown environment 'CartPloe-v1'; did you mean 'CartPole-v1'?"),
@@ -395,6 +399,23 @@ def test_play(call: Call, tiny: str) -> None:
     assert list(Path().glob(".*")) == []
 
 
+def test_play_with_spikes_beside_the_game(call: Call, tiny: str) -> None:
+    command = ["play", "cartpole", "--most-steps", "3", "--overlay", "spikes"]
+    code, out, _ = call(*command, "--T", "1", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1]) == {"out": "play.mp4", "frames": 3, "rewards": [3.0]}
+    video = cv2.VideoCapture("play.mp4")
+    size = [int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    assert size == [overlay.WIDTH, overlay.HEIGHT]
+
+
+def test_an_ordinary_agent_has_no_spikes_to_overlay(call: Call) -> None:
+    code, _, err = call("play", "cartpole/ann", "--overlay", "spikes")
+    assert code == 2
+    assert err == "snnrl: cartpole/ann is an ordinary network, which has no spikes to overlay: give --T to convert it\n"
+    assert not Path("play.mp4").exists()
+
+
 # games
 
 SHORT = ["--T", "1", "--reduction.rounds", "1", "--reduction.batches", "2", "--reduction.batch-size", "4"]
@@ -555,6 +576,8 @@ def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
     ]
     if name == "convert":
         options += ["--network.net-arch", "8"]
+    if name == "pong-vgg6":
+        options += ["--atari.size", "20"]
     code, out, err = call("train", name, "--device", "cpu", "--json", *options)
     assert code == 0, err
     assert [stage["name"] for stage in json.loads(out.splitlines()[-1])["stages"]] == ["ann", "T1"]

@@ -17,11 +17,10 @@ from snnrl.agents.evaluate import (
     Seen,
     episode_seeds,
     evaluate,
-    layer_name,
     mean_rate,
-    paired_difference,
     play,
 )
+from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import count_operations, energy_ratio
 from snnrl.envs import PROTOCOLS, AtariGame, make_playable
@@ -127,25 +126,6 @@ def test_every_observation_is_as_likely_to_be_sampled() -> None:
     # 200 expected each; the standard deviation of a count is 13.4
     assert np.abs(kept - 200).max() < 5 * 13.4
     assert abs(kept[:5].mean() - 200) < 30
-
-
-def test_paired_difference() -> None:
-    mean, low, high = paired_difference([10.0, 12.0, 9.0, 13.0], [8.0, 12.0, 8.0, 12.0])
-    assert mean == (2 + 0 + 1 + 1) / 4
-    assert 0 <= low < mean < high <= 2
-    assert paired_difference([1.0, 2.0], [0.0, 1.0]) == (1.0, 1.0, 1.0)
-    assert paired_difference([3.0, 1.0], [1.0, 3.0]) == paired_difference([3.0, 1.0], [1.0, 3.0])
-
-
-@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=12))
-def test_the_interval_holds_the_mean(pairs: list[tuple[int, int]]) -> None:
-    ours, theirs = ([float(p[i]) for p in pairs] for i in (0, 1))
-    mean, low, high = paired_difference(ours, theirs, draws=400)
-    assert mean == pytest.approx(np.mean(ours) - np.mean(theirs))
-    spread_of_means = np.ptp(np.subtract(ours, theirs)) + 1e-9
-    assert low - 0.2 * spread_of_means <= mean <= high + 0.2 * spread_of_means
-    mirrored = paired_difference(theirs, ours, draws=400)
-    assert mirrored == pytest.approx((-mean, -high, -low))
 
 
 # games, and random actions

@@ -78,12 +78,10 @@ def test_trace_without_leak() -> None:
     # v = 1, leak = 1, I = 0.75 each step, M_0 = 0:
     # U = 0.75 -> 0, M 0.75 | 1.5 -> 1, M 0.5 | 1.25 -> 1, M 0.25 | 1.0 -> 0 (strictly greater), M 1.0
     # U = 1.75 -> 1, M 0.75
-    scan = lif_scan(column(0.75), number(1.0), number(1.0), 5, keep_potential=True, count=True)
+    scan = lif_scan(column(0.75), number(1.0), number(1.0), 5, keep_potential=True)
     assert scan.spikes.flatten().tolist() == [0, 1, 1, 0, 1]
     assert scan.potential is not None
     assert scan.potential.item() == 0.75
-    assert scan.count is not None
-    assert scan.count.item() == 3
 
 
 def test_trace_with_leak() -> None:
@@ -323,16 +321,6 @@ def test_one_step_keeps_no_state_and_ignores_the_leak() -> None:
     assert torch.equal(one.spikes, lif_scan(current, number(0.5), number(1.0), 1, keep_potential=True).spikes)
 
 
-@pytest.mark.parametrize("steps", [1, 6])
-def test_count_is_the_number_of_spikes(steps: int) -> None:
-    current = torch.randn(steps, 4, 9, generator=torch.Generator().manual_seed(1))
-    scan = lif_scan(current, number(0.3), number(0.8), steps, count=True)
-    assert scan.count is not None
-    assert scan.count.item() == scan.spikes.sum().item() > 0
-    assert not scan.count.requires_grad
-    assert lif_scan(current, number(0.3), number(0.8), steps).count is None
-
-
 @pytest.mark.parametrize("steps", [1, 8])
 def test_graph_has_one_node_for_all_steps(steps: int) -> None:
     current = torch.randn(steps, 2, 3, requires_grad=True)
@@ -402,15 +390,33 @@ def test_layer_keeps_nothing_between_forwards() -> None:
     assert torch.equal(first, layer(current))
 
 
-def test_layer_counts_spikes_per_decision() -> None:
-    # I = 0.75, v = 1, T = 5: three spikes for each of the 2 x 4 neurons
+def test_a_layer_counts_the_spikes_of_each_neuron() -> None:
+    # v = 1, T = 5: I = 0.75 sends three spikes, 2 sends one at each step, 0.1 and 0 send none
     layer = LIF(5, encoder=True)
     layer.count = SpikeCount()
     assert layer.count.rate == 0
-    layer(torch.full((2, 4), 0.75))
-    layer(torch.zeros(1, 4))
-    assert (layer.count.spikes, layer.count.neurons) == (24, 12)
-    assert layer.count.rate == 2.0
+    layer(torch.tensor([[0.75, 2.0, 0.1], [0.75, 0.0, 0.0]]))
+    layer(torch.zeros(1, 3))
+    assert layer.count.spikes.tolist() == [6, 5, 0]
+    assert layer.count.decisions == 3
+    assert layer.count.rates.tolist() == pytest.approx([2, 5 / 3, 0])
+    assert layer.count.rate == pytest.approx(11 / 9)
+    assert not layer.count.spikes.requires_grad
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_counting_changes_no_spike_and_no_gradient(steps: int) -> None:
+    answers = []
+    for count in (None, SpikeCount()):
+        layer = LIF(steps, 0.5)
+        layer.count = count
+        current = torch.randn(4 * steps, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        spikes = layer(current)
+        spikes.square().sum().backward()
+        answers.append((spikes, current.grad, layer.threshold.grad))
+    for plain, counted in zip(*answers, strict=True):
+        assert plain is not None
+        assert torch.equal(plain, counted)
 
 
 def test_constrain_clamps_leak_and_threshold() -> None:

@@ -313,3 +313,25 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     agent.replay_buffer.rewards[:] = np.inf
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         agent.train(1, 8)
+
+
+@pytest.mark.parametrize("kind", ["vgg6", "resnet20"])
+def test_networks_for_images_play(kind, tmp_path):
+    space = spaces.Box(0, 255, (2, 20, 20), np.uint8)
+    extractor = {"network": kind, "features_dim": 12, "batch_norm": True}
+    options = {"policy_kwargs": {"features_extractor_kwargs": extractor}}
+    agent = SpikingDQN("CnnPolicy", World(space), T=None, **FAST | options).learn(24)
+    images = batch_of(space, 16)
+    spiking, report = convert_agent(agent, images, T=2)
+    assert [layer.name for layer in report.layers] == list(neurons_of(spiking.q_net))
+    before = {name: value.clone() for name, value in spiking.q_net.state_dict().items()}
+    spiking.learn(24)
+    moved = {name for name, value in spiking.q_net.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in before if name.endswith("weights.weight")} <= moved
+    # what a spike stands for in a shortcut is fixed
+    shortcuts = {name for name in before if name.endswith("shortcut.weight")}
+    assert len(shortcuts) == (5 if kind == "resnet20" else 0)
+    assert not shortcuts & moved
+    spiking.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent")
+    assert torch.equal(loaded.q_net(torch.as_tensor(images)), spiking.q_net(torch.as_tensor(images)))

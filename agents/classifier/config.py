@@ -54,7 +54,7 @@ class Reduction(Training):
     temperature: Rate = 4.0
     """By which logits are divided to soften them."""
     thresholds: Literal["lowered", "kept"] = "lowered"
-    """Where T falls, thresholds that would silence a layer fall too (docs/deviations.md), or all stay as in the paper."""
+    """Where T falls, thresholds that would silence a layer fall too (docs/deviations.md), or all stay (the paper)."""
     spike_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Weight in the loss of the spikes per neuron and decision, the mean over layers."""
 
@@ -88,5 +88,3 @@ class ImageRecipe(StagedRecipe):
     conversion: Conversion = Conversion()
     reduction: Reduction = Reduction()
     gate: Gate = Gate()
-
-

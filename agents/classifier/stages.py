@@ -24,7 +24,6 @@ class ImageJob(Chain[Classifier]):
     """One run of an image recipe; see :class:`Chain`."""
 
     score = "accuracy"
-    recipe: ImageRecipe
 
     def __init__(
         self,
@@ -37,7 +36,8 @@ class ImageJob(Chain[Classifier]):
         start: Classifier | None = None,
         scratch: bool = False,
     ) -> None:
-        super().__init__(recipe, run, reporter, say, start=start, scratch=scratch)
+        super().__init__(recipe, recipe.gate.tolerance, run, reporter, say, start=start, scratch=scratch)
+        self.recipe = recipe
         self.images = images
 
     def train_ordinary(self, folder: StageFolder) -> Result:
@@ -137,7 +137,12 @@ class ImageJob(Chain[Classifier]):
         return float(np.mean(predictions(classifier, self.images.validation) == self.images.validation.labels))
 
     def learn(
-        self, name: str, classifier: Classifier, training: Training, folder: StageFolder, teacher: Classifier | None = None
+        self,
+        name: str,
+        classifier: Classifier,
+        training: Training,
+        folder: StageFolder,
+        teacher: Classifier | None = None,
     ) -> Result:
         """Train, and tell of it."""
         batches = len(self.images.train) // min(training.batch_size, len(self.images.train))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -124,8 +124,7 @@ class _Epochs:
         """Take one batch; return its loss, and how many of its images were named rightly."""
         network, settings = self.classifier.network, self.settings
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * self._rate()
-        enabled = self.precision == "bf16"
-        with spike_rates(network) as rates, torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=enabled):
+        with spike_rates(network) as rates, self._mixed_precision():
             logits = network(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
         if isinstance(settings, Reduction):
@@ -142,11 +141,13 @@ class _Epochs:
     def _softened(self, batch: Batch, logits: Tensor, temperature: float) -> Tensor:
         """Return temperature^2 KL(teacher || student) of the softened answers (arXiv 1503.02531, Sec. 2)."""
         assert self.teacher is not None
-        enabled = self.precision == "bf16"
-        with torch.no_grad(), torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=enabled):
+        with torch.no_grad(), self._mixed_precision():
             answers = self.teacher.network.eval()(batch.images)
         soft, hard = (functional.log_softmax(part.float() / temperature, 1) for part in (logits, answers))
         return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+
+    def _mixed_precision(self) -> torch.autocast:
+        return torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _rate(self) -> float:
         """Return the learning rate as a share of the highest one."""

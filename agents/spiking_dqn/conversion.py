@@ -111,6 +111,7 @@ def through_view(converted: SpikingDQN, student: SpikingDQN, observations: Tenso
     assert isinstance(pixels, Tensor)
     first = ours.first
     currents = theirs.first(pixels - theirs.background).flatten(2).transpose(1, 2).flatten(0, 1).cpu()
+    assert isinstance(first.padding, tuple)
     patches = functional.unfold(ours.view(frames), first.kernel_size, padding=first.padding, stride=first.stride)
     weight, bias = best_linear(
         patches.transpose(1, 2).flatten(0, 1).cpu(), currents, bias=isinstance(first.bias, Tensor)

@@ -1,6 +1,6 @@
 """Training a network at few timesteps to imitate a teacher's Q-values on states that it meets, resumable to the bit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,12 +8,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from snnrl.agents.evaluate import episode_seeds, layer_name, mean_rate
+from snnrl.agents import metrics
+from snnrl.agents.evaluate import episode_seeds, mean_rate
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
 from snnrl.distillation import best_linear, distillation_loss
+from snnrl.energy import LayerOperations, counting_operations
 from snnrl.networks import constrain, spike_rates
 from snnrl.neurons import sum_over_time
 from snnrl.pipeline import STOP, StageFolder
@@ -25,6 +27,9 @@ CALIBRATION = 512
 
 CALIBRATION_ROWS = 6400
 """Only so many of them that T times as many rows are these: 0.3 GB of spikes in the Nature network's first layer."""
+
+CHECK_EVERY = 50
+"""Batches between looks at the loss and at what the network does."""
 
 Gate = Callable[[SpikingDQN], tuple[float, bool]]
 """Returns the gated reward of an agent, and whether it is enough."""
@@ -171,28 +176,38 @@ class _Distillation:
         q_net, settings = self.student.q_net, self.settings
         q_net.train()
         while self.batch < settings.batches:
-            self.optimizer.param_groups[0]["lr"] = self._learning_rate()
-            rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
-            with spike_rates(q_net) as rates, self.student.mixed_precision():
-                answered = q_net(observations[rows].to(self.student.device))
-            loss = distillation_loss(
-                answered,
-                answers[rows].to(self.student.device),
-                q_weight=settings.q_weight,
-                linear_range=settings.linear_range,
-            )
-            if settings.spike_penalty:
-                loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            constrain(q_net)
-            self.batch += 1
-            due = STOP.is_set() or self.batch % settings.checkpoint_every == 0
-            if due or self.batch % 50 == 0 or self.batch == settings.batches:
-                self._check(loss.item(), {name: rate.item() for name, rate in rates.items()})
+            number = self.batch + 1
+            due = STOP.is_set() or number % settings.checkpoint_every == 0
+            if due or number % CHECK_EVERY == 0 or number == settings.batches:
+                with metrics.watching(q_net) as seen, counting_operations(q_net, settings.batch_size) as operations:
+                    loss = self._step(observations, answers)
+                self._check(loss.item(), seen, operations.layers)
+            else:
+                self._step(observations, answers)
             if due and self.batch < settings.batches:
                 self.save()
+
+    def _step(self, observations: Tensor, answers: Tensor) -> Tensor:
+        """Take one batch and return its loss."""
+        student, settings = self.student, self.settings
+        self.optimizer.param_groups[0]["lr"] = self._learning_rate()
+        rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
+        with spike_rates(student.q_net) as rates, student.mixed_precision():
+            answered = student.q_net(observations[rows].to(student.device))
+        loss = distillation_loss(
+            answered,
+            answers[rows].to(student.device),
+            q_weight=settings.q_weight,
+            linear_range=settings.linear_range,
+        )
+        if settings.spike_penalty:
+            loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        constrain(student.q_net)
+        self.batch += 1
+        return loss
 
     def _learning_rate(self) -> float:
         """Rise, lest Adam's first steps silence neurons for good; then fall to a tenth, to end near a minimum."""
@@ -200,15 +215,15 @@ class _Distillation:
         rise = min(1.0, (self.batch + 1) / max(settings.warmup, 1))
         return settings.learning_rate * rise * (1 - 0.9 * self.batch / settings.batches)
 
-    def _check(self, loss: float, spike_rate: dict[str, float]) -> None:
+    def _check(self, loss: float, seen: metrics.Activity, layers: Sequence[LayerOperations]) -> None:
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} after {self.batch} batches: lower reduction.learning_rate")
         done = self.round * self.settings.batches + self.batch
         self.student.logger.record("distil/loss", loss)
-        for name, rate in spike_rate.items():
-            self.student.logger.record(f"distil/spikes_{layer_name(name)}", rate)
+        self.student.logger.record("distil/batches", done, exclude="tensorboard")
+        metrics.record(self.student.logger, "distil", seen, layers)
         self.student.logger.dump(done)
-        self.report(done, f"loss {loss:.4f}, reward {self.best_reward:.1f}{mean_rate(spike_rate)}")
+        self.report(done, f"loss {loss:.4f}, reward {self.best_reward:.1f}{mean_rate(seen.spike_rate)}")
 
     def judge(self, gate: Gate) -> None:
         """Play for the gate, keep the weights if they are the best so far, and end the round."""

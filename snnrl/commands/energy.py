@@ -1,33 +1,20 @@
 """``snnrl energy AGENT``: operations and energy of a decision, layer by layer, against the ordinary network's."""
 
-import csv
-import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, layer_name
+from snnrl.agents.evaluate import Evaluation, episode_seeds, evaluate, operations
 from snnrl.agents.library import Opened, open_agent, open_ordinary, shipped_agents
 from snnrl.agents.settings import Device, Percentile, Positive, Seed, Settings, Steps
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json
-from snnrl.energy import (
-    CostTable,
-    LayerOperations,
-    cap,
-    count_operations,
-    ordinary_energy,
-    price,
-    read_costs,
-    spiking_energy,
-    tally,
-    what_if,
-)
+from snnrl.energy import Breakdown, LayerOperations, break_down, read_costs
 from snnrl.errors import UserError
 from snnrl.files import write_atomically
+from snnrl.tables import to_csv
 
 MOST_STEPS = 10_000
 """End of an episode, for environments without a limit of their own."""
@@ -85,24 +72,22 @@ def energy(arguments: Sequence[str]) -> int:
         seeds = episode_seeds(options.seed, "report", options.episodes)
         found = evaluate(opened.agent, opened.env_id, seeds, env_kwargs=opened.env_kwargs, most_steps=MOST_STEPS)
     ordinary = _ordinary_layers(name, opened, found, options.device)
-    rows = [_row(layer, table) for layer in found.layers]
-    spiking, theirs = spiking_energy(found.layers, table), ordinary_energy(ordinary or found.layers, table)
+    broken = break_down(found.layers, ordinary, table)
     title = f"{opened.title}, {opened.source}, T={opened.agent.T}: a decision by the cost table {options.model}"
-    _show(display, title, rows, spiking, theirs)
-    ratios = {assumption.text: ratio for assumption, ratio in what_if(found.layers, ordinary).items()}
+    _show(display, title, broken)
     display.table(
         "ordinary energy over spiking energy, if one counts",
         ["", "ratio"],
-        [[text, "-" if ratio is None else f"{ratio:.2f}"] for text, ratio in ratios.items()],
+        [[text, "-" if ratio is None else f"{ratio:.2f}"] for text, ratio in broken.what_if.items()],
     )
-    most = cap(found.layers, table)
-    if math.isfinite(most):
-        display.say(f"No sparsity exceeds {most:.2f}: the layers with real-valued input stay.")
+    if broken.cap is not None:
+        display.say(f"No sparsity exceeds {broken.cap:.2f}: the layers with real-valued input stay.")
     if options.csv is not None:
-        write_atomically(options.csv, _csv(rows).encode())
+        rows = [list(row.values()) for row in broken.layers]
+        write_atomically(options.csv, to_csv(list(broken.layers[0]), rows).encode())
     if options.as_json:
         result = {
-            "energy_ratio": theirs / spiking,
+            "energy_ratio": broken.ratio,
             "model": options.model,
             "T": opened.agent.T,
             "agent": opened.source,
@@ -111,11 +96,7 @@ def energy(arguments: Sequence[str]) -> int:
             "seed": options.seed,
             "observations": len(found.observations),
             "reward_mean": found.mean,
-            "spiking_pJ": spiking,
-            "ordinary_pJ": theirs,
-            "cap": most if math.isfinite(most) else None,
-            "what_if": ratios,
-            "layers": rows,
+            **broken._asdict(),
         }
         print_json(result)
     return 0
@@ -126,30 +107,12 @@ def _ordinary_layers(name: str, opened: Opened, found: Evaluation, device: str) 
     ordinary = open_ordinary(name, opened, device)
     if ordinary is None:
         return None
-    observations, _ = ordinary.policy.obs_to_tensor(found.observations)
-    return count_operations(ordinary.q_net, observations, len(found.observations))
+    return operations(ordinary, found.observations)
 
 
-def _row(layer: LayerOperations, table: CostTable) -> dict[str, Any]:
-    """Return what there is to say of a layer."""
-    ours, theirs = tally(layer, table), tally(layer.ordinary, table)
-    return {
-        "layer": layer_name(layer.name),
-        "input": "spikes" if layer.spiking else "real",
-        "input_rate": layer.input_rate,
-        "rate": layer.rate,
-        "latency_steps": max(layer.steps, layer.passes),
-        "parameter_bytes": 4 * layer.parameters,
-        "state_bytes": 4 * layer.neurons if layer.steps > 1 else 0,
-        **ours,
-        "ordinary_multiply_accumulate": theirs["multiply_accumulate"],
-        "spiking_pJ": price(ours, table),
-        "ordinary_pJ": price(theirs, table),
-    }
-
-
-def _show(display: Display, title: str, rows: Sequence[dict[str, Any]], spiking: float, ordinary: float) -> None:
+def _show(display: Display, title: str, broken: Breakdown) -> None:
     """Print the table of layers."""
+    rows = broken.layers
     cells = [
         [
             row["layer"],
@@ -166,16 +129,7 @@ def _show(display: Display, title: str, rows: Sequence[dict[str, Any]], spiking:
     ]
     total = ["total", "", "", *(f"{sum(row[kind] for row in rows):,.0f}" for kind in TOTALS)]
     neurons = sum(row["multiply"] + row["add"] + row["compare"] for row in rows)
-    total += [f"{neurons:,.0f}", f"{ordinary / 1e3:,.1f}", f"{spiking / 1e3:,.1f}"]
+    total += [f"{neurons:,.0f}", f"{broken.ordinary_pJ / 1e3:,.1f}", f"{broken.spiking_pJ / 1e3:,.1f}"]
     columns = ["layer", "spikes in", "spikes out", "ordinary MAC", "MAC", "AC", "neurons", "ordinary nJ", "spiking nJ"]
     display.table(title, columns, [*cells, total])
-    display.say(f"energy ratio {ordinary / spiking:.2f}")
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table of layers as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    display.say(f"energy ratio {broken.ratio:.2f}")

@@ -12,10 +12,14 @@ import tyro
 
 from snnrl.agents.evaluate import episode_seeds
 from snnrl.agents.library import Opened, open_agent, shipped_agents
+from snnrl.agents.metrics import watching
 from snnrl.agents.settings import Positive, Seed, Settings, Steps
+from snnrl.agents.spiking_dqn import SpikingDQN
 from snnrl.arguments import parse, positional
+from snnrl.commands import overlay
 from snnrl.display import Display, print_json
-from snnrl.envs import make
+from snnrl.energy import CostTable, counting_operations, ordinary_energy, read_costs, spiking_energy
+from snnrl.envs import action_names, make
 from snnrl.errors import UserError
 
 
@@ -34,6 +38,8 @@ class PlayOptions(Settings):
     """Gymnasium id or Atari game; default: the environment that the agent was trained in."""
     protocol: Literal["v4", "v5"] | None = None
     """Of an Atari game; default: the one that the agent was trained under."""
+    overlay: Literal["spikes"] | None = None
+    """Beside the game: spikes shows those of every layer, Q-values, and the energy of each decision."""
     most_steps: Positive = 10_000
     """End of an episode, for environments without a limit of their own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -51,10 +57,12 @@ def play(arguments: Sequence[str]) -> int:
     if options.out.suffix != ".mp4":
         raise UserError(f"--out {options.out} must end in .mp4")
     opened = open_agent(name, options.env, protocol=options.protocol, T=options.T)
+    if options.overlay and opened.agent.T is None:
+        raise UserError(f"{name} is an ordinary network, which has no spikes to overlay: give --T to convert it")
     rewards: list[float] = []
     with Display(options.as_json) as display, _Video(options.out) as video:
         for seed in episode_seeds(options.seed, "report", options.episodes):
-            rewards.append(_film(opened, seed, options.most_steps, video))
+            rewards.append(_film(opened, seed, options, video))
             display.say(f"episode {len(rewards)}: reward {rewards[-1]:.1f}")
     display.say(f"wrote {options.out}, {video.frames} frames")
     if options.as_json:
@@ -62,23 +70,43 @@ def play(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _film(opened: Opened, seed: int, most_steps: int, video: "_Video") -> float:
+def _film(opened: Opened, seed: int, options: PlayOptions, video: "_Video") -> float:
     """Play an episode into the video and return its reward."""
     total = 0.0
     with contextlib.closing(make(opened.env_id, render_mode="rgb_array", **opened.env_kwargs)) as env:
         observation, _ = env.reset(seed=seed)
-        for _ in range(most_steps):
+        actions, costs = action_names(env), read_costs("paper")
+        for _ in range(options.most_steps):
             try:
                 frame = env.render()
             except gymnasium.error.DependencyNotInstalled as error:
                 raise UserError(f"drawing {opened.env_id} needs a package: {error}") from error
+            if not isinstance(frame, np.ndarray):
+                raise UserError("this environment draws no frames (render_mode rgb_array)")
+            if options.overlay:
+                action, decision = _decide(opened.agent, observation, costs)
+                frame = overlay.draw(frame, decision, actions, total)
+            else:
+                action, _ = opened.agent.predict(observation, deterministic=True)
             video.write(frame, float(env.metadata.get("render_fps", 30)))
-            action, _ = opened.agent.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)
             if terminated or truncated:
                 break
     return total
+
+
+def _decide(agent: SpikingDQN, observation: Any, costs: CostTable) -> tuple[Any, overlay.Decision]:
+    """Return the greedy action, and what the network did for it."""
+    with watching(agent.q_net) as seen, counting_operations(agent.q_net, 1) as operations:
+        action, _ = agent.predict(observation, deterministic=True)
+    return action, overlay.Decision(
+        agent.T or 1,
+        {name: count.spikes.cpu().numpy() for name, count in seen.counts.items()},
+        seen.q_values[0].numpy(),
+        spiking_energy(operations.layers, costs) / 1e3,
+        ordinary_energy(operations.layers, costs) / 1e3,
+    )
 
 
 @contextlib.contextmanager
@@ -104,10 +132,8 @@ class _Video:
     def __enter__(self) -> "_Video":
         return self
 
-    def write(self, frame: Any, fps: float) -> None:
+    def write(self, frame: overlay.Image, fps: float) -> None:
         """Append an RGB frame."""
-        if not isinstance(frame, np.ndarray):
-            raise UserError("this environment draws no frames (render_mode rgb_array)")
         if self.writer is None:
             size = frame.shape[1], frame.shape[0]
             self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"vp09"), fps, size)

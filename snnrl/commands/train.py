@@ -1,28 +1,26 @@
 """``snnrl train RECIPE``: the whole way from an ordinary network to a spiking one at few timesteps."""
 
 import shutil
-import signal
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
-from snnrl.agents.library import open_agent, title
+from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, checkpoint_bytes, training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
-from snnrl.config import read_recipe, recipe_names
-from snnrl.display import Display, print_json, rates
+from snnrl.commands.running import run_chain
+from snnrl.commands.train_images import train_images
+from snnrl.config import read_recipe, recipe_names, recipe_values
+from snnrl.display import print_json
 from snnrl.envs import games, make_playable, near_game
 from snnrl.errors import UserError, did_you_mean
-from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
 
 
@@ -41,6 +39,8 @@ class TrainOptions(Recipe):
 def train(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(TrainOptions, arguments, "train", "RECIPE", recipe_names())
+    if _is_file(name) and "images" in recipe_values(name)[0]:
+        return train_images(name, rest)
     options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     start, scratch = None, options.start == "scratch"
@@ -53,9 +53,13 @@ def train(arguments: Sequence[str]) -> int:
     return code
 
 
+def _is_file(name: str) -> bool:
+    return name in recipe_names() or Path(name).suffix in (".yaml", ".yml")
+
+
 def _recipe(name: str) -> Recipe:
     """Return a recipe by its name or file, or the one of all games for an Atari game without one of its own."""
-    if name in recipe_names() or Path(name).suffix in (".yaml", ".yml"):
+    if _is_file(name):
         return read_recipe(name, Recipe)
     if name not in games():
         raise UserError(f"unknown recipe {name!r}{did_you_mean(near_game(name), recipe_names(), games())}")
@@ -69,30 +73,12 @@ def run_job(
     check(recipe, start)
     if not run.finished:
         check_disk(recipe, run, start)
-    with Display(quiet) as display:
-        config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
-        if start is not None:
-            config["weights"] = fingerprint(start.q_net.state_dict())
-        resumed = run.open(config)
-        if run.finished:
-            summary = run.summary()
-            display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
-        else:
-            display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
-            job = Job(recipe, run, display.stage, display.say, start=start, scratch=scratch)
-            try:
-                with run.alone(), saving_on_interrupt(display):
-                    summary = job.run_all()
-            except KeyboardInterrupt as stop:
-                raise KeyboardInterrupt(
-                    f"interrupted; the same command goes on from the last checkpoint in {run.path}"
-                ) from stop
-            except FloatingPointError as error:
-                raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
-    show(summary, display)
-    if not summary["gate_met"]:
-        display.say("the last stage missed its gate; its best agent is kept")
-    return summary, 0 if summary["gate_met"] else 3
+    config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
+    if start is not None:
+        config["weights"] = fingerprint(start.q_net.state_dict())
+    return run_chain(
+        lambda display: Job(recipe, run, display.stage, display.say, start=start, scratch=scratch), run, config, quiet
+    )
 
 
 def check(recipe: Recipe, start: SpikingDQN | None) -> None:
@@ -142,41 +128,3 @@ def check_disk(recipe: Recipe, run: RunFolder, start: SpikingDQN | None) -> None
             f"checkpoints of this run need up to {needed / 1e9:.1f} GB, the disk of {run.path} has {free / 1e9:.1f} "
             "GB: give --run a folder elsewhere, or lower --dqn.buffer_size or --reduction.frames"
         )
-
-
-@contextmanager
-def saving_on_interrupt(display: Display) -> Iterator[None]:
-    """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""
-
-    def ask(*_: object) -> None:
-        STOP.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        display.say("saving; Ctrl-C again stops at once, from the last checkpoint")
-
-    previous = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        STOP.clear()
-        signal.signal(signal.SIGINT, previous)
-
-
-def show(summary: dict[str, Any], display: Display) -> None:
-    """Print the table of stages."""
-    columns = ["stage", "reward", "difference to first (95 %)", "spikes per neuron", "energy ratio", "minutes"]
-    rows = []
-    for stage in summary["stages"]:
-        change = stage.get("difference")
-        rows.append(
-            [
-                stage["name"],
-                f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}",
-                f"{change['mean']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]" if change else "",
-                rates(stage["spike_rate"]),
-                f"{stage['energy_ratio']:.2f}",
-                f"{stage['minutes']:.1f}",
-            ]
-        )
-    episodes = summary["stages"][0]["episodes"]
-    env = title(summary["recipe"]["env"], summary.get("env_kwargs", {}))
-    display.table(f"{env}, seed {summary['seed']}, {episodes} greedy episodes", columns, rows)

@@ -7,7 +7,8 @@ outputs, its weights all one, is the number of products that each input enters (
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from snnrl.neurons import SpikingNeuron
+from snnrl.neurons.functional import sum_rows
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,15 @@ class Count:
 
 @torch.no_grad()
 def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple[LayerOperations, ...]:
-    """Run ``network`` on a batch of ``batch`` observations and count per layer, in the order of the forward.
+    """Run ``network`` on a batch of ``batch`` observations and count per layer, in the order of the forward."""
+    with counting_operations(network, batch) as found:
+        network(observations)
+    return tuple(found.layers)
+
+
+@contextmanager
+def counting_operations(network: nn.Module, batch: int) -> Iterator[Count]:
+    """Count the operations of the one forward inside the block, of ``batch`` observations.
 
     A layer's input counts as spikes if every value is 0 or 1, or, behind spiking neurons, a sum or an average-pooled
     average of spikes: each of them then adds a weight.
@@ -129,7 +139,11 @@ def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple
     found = Count(batch)
 
     def hook(name: str, counter: Counter) -> Any:
-        return lambda layer, inputs, output: counter(found, name, layer, inputs[0], output)
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            with torch.no_grad():
+                counter(found, name, layer, inputs[0], output)
+
+        return count
 
     handles = [
         module.register_forward_hook(hook(name.removesuffix(".weights"), counter))
@@ -137,11 +151,10 @@ def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple
         if (counter := _counter_of(type(module))) is not None
     ]
     try:
-        network(observations)
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found.layers)
 
 
 def _counter_of(kind: type[nn.Module]) -> Counter | None:
@@ -162,7 +175,7 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
             macs=output[0].numel() * layer.weight[0].numel(),
             spiking=spiking,
             events=int(events.sum()),
-            active=int((events.sum(0) * fan_out(layer, values[:1])).sum()),
+            active=int((events * fan_out(layer, values[:1])).sum()),
             inputs=values[0].numel(),
             outputs=output[0].numel(),
             parameters=layer.weight.numel() + bias,
@@ -174,14 +187,15 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
 
 
 def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
-    """Say whether a layer's input ``(rows, ...)`` is spikes, and return how many there are in each element.
+    """Say whether a layer's input ``(rows, ...)`` is spikes, and return how many there are in each element of a row.
 
     Real values count as one event unless they are zero.
     """
-    rows = values.double() * count.pooled
+    rows = values.double() * count.pooled if count.pooled > 1 else values
     behind_neurons = any(before.neurons for before in count.layers)
-    spiking = bool(((rows >= 0) & (rows == rows.round())).all()) and (behind_neurons or bool((rows <= 1).all()))
-    return spiking, rows if spiking else (rows != 0).double()
+    spikes = bool(rows.amin() >= 0) and (behind_neurons or bool(rows.amax() <= 1))
+    whole = spikes and all(torch.equal(part, part.round()) for part in (rows[:1], rows))  # the first row often tells
+    return whole, sum_rows(rows if whole else (rows != 0).float()).double()
 
 
 def fan_out(layer: nn.Module, row: Tensor) -> Tensor:
@@ -220,12 +234,13 @@ def count_neurons(count: Count, name: str, layer: SpikingNeuron, values: Tensor,
     count.pooled = 1
     if not count.layers:
         return
-    by_time = output.view(layer.steps, -1, *output.shape[1:])
+    spikes = int(sum_rows(output).double().sum())
+    last = int(sum_rows(output[-(len(output) // layer.steps) :]).double().sum())
     count.layers[-1] = replace(
         count.layers[-1],
         neurons=output[0].numel(),
         steps=layer.steps,
         leaks=layer.leaks,
-        spikes=int(output.sum(dtype=torch.float64)),
-        resets=int(by_time[:-1].sum(dtype=torch.float64)),
+        spikes=spikes,
+        resets=spikes - last,
     )

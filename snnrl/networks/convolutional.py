@@ -33,10 +33,7 @@ def convolutional(kind: str, image_shape: tuple[int, int, int], features: int, *
     """
     if kind not in CONVOLUTIONAL:
         raise UserError(f"unknown network {kind!r}{did_you_mean(kind, CONVOLUTIONAL)}")
-    try:
-        return CONVOLUTIONAL[kind](image_shape, features, **options)
-    except RuntimeError as error:
-        raise UserError(f"images of shape {image_shape} are too small for the {kind} network's kernels") from error
+    return CONVOLUTIONAL[kind](image_shape, features, **options)
 
 
 def classifier(

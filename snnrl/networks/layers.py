@@ -67,9 +67,18 @@ def without_bias(network: nn.Module) -> None:
 
 
 def output_width(network: nn.Module, observation_shape: Sequence[int]) -> int:
-    """Return the number of features that ``network`` makes of one observation of this shape."""
+    """Return the number of features that ``network`` makes of one observation of this shape.
+
+    Raises:
+        UserError: nothing is left of it behind the kernels.
+    """
     training = network.training
-    probe: Tensor = network.eval()(torch.zeros(1, *observation_shape))
+    try:
+        probe: Tensor = network.eval()(torch.zeros(1, *observation_shape))
+    except RuntimeError as error:
+        raise UserError(
+            f"images of shape {tuple(observation_shape)} are too small for the network's kernels"
+        ) from error
     network.train(training)
     return int(probe.shape[1])
 
@@ -85,5 +94,6 @@ class HeldDropout(nn.Dropout):
         """Return ``(T * B, ...)``, in training with the same neurons left out at every step."""
         if not self.training or self.p == 0:
             return spikes
-        by_time = spikes.unflatten(0, (self.steps, -1))
-        return (by_time * super().forward(torch.ones_like(by_time[0]))).flatten(0, 1)
+        by_time = spikes.view(self.steps, -1, *spikes.shape[1:])
+        kept: Tensor = super().forward(torch.ones_like(by_time[0]))
+        return (by_time * kept).flatten(0, 1)

@@ -54,7 +54,7 @@ def plain_layers(
     Dropout follows every activation that no pooling follows.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    number = 0
+    number = pools = 0
     for width, following in pairwise((*plan, None)):
         if isinstance(width, int):
             number += 1
@@ -63,7 +63,8 @@ def plain_layers(
                 parts[f"dropout{number}"] = nn.Dropout(dropout)
             channels = width
         else:
-            parts[f"pool{len(parts)}"] = nn.AvgPool2d(2)
+            pools += 1
+            parts[f"pool{pools}"] = nn.AvgPool2d(2)
     return parts
 
 

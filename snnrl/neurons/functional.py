@@ -19,11 +19,10 @@ from snnrl.neurons.surrogate import GAMMA, through_triangle
 
 
 class Scan(NamedTuple):
-    """What a scan returns: spikes ``(T, B, ...)``, and if asked for, M_T ``(B, ...)`` and the spike count (0-dim)."""
+    """What a scan returns: spikes ``(T, B, ...)``, and if asked for, M_T ``(B, ...)``."""
 
     spikes: Tensor
     potential: Tensor | None
-    count: Tensor | None  # type: ignore[assignment]
 
 
 def lif_scan(
@@ -35,14 +34,13 @@ def lif_scan(
     *,
     gamma: float = GAMMA,
     keep_potential: bool = False,
-    count: bool = False,
 ) -> Scan:
     """Run a layer of leaky integrate-and-fire neurons for ``steps`` timesteps.
 
     Shapes: ``current`` is ``(T, B, ...)`` with ``T == steps``, or ``(1, B, ...)``: the same current at every step, as
     in direct encoding; ``threshold`` and ``leak`` are 0-dim and of any floating type; ``potential`` is ``(B, ...)``,
-    the potential M_0 carried over from an earlier decision. Returns a :class:`Scan`; ``keep_potential`` and ``count``
-    ask for its optional parts. At one step from a zero potential this is a comparison: no loop and no state tensor.
+    the potential M_0 carried over from an earlier decision. Returns a :class:`Scan`; ``keep_potential`` asks for
+    its optional part. At one step from a zero potential this is a comparison: no loop and no state tensor.
     Gradients flow to ``current``, ``threshold`` and ``leak``; a carried potential is a constant.
 
     Raises:
@@ -53,12 +51,11 @@ def lif_scan(
     if potential is not None and potential.shape != current.shape[1:]:
         raise ValueError(f"potential has shape {tuple(potential.shape)}, expected {tuple(current.shape[1:])}")
     if steps == 1 and potential is None and not keep_potential:
-        spikes = fire(current, threshold, gamma)
-        return Scan(spikes, None, spikes.detach().sum(dtype=torch.float32) if count else None)
+        return Scan(fire(current, threshold, gamma), None)
     carried = None if potential is None else potential.detach()
-    arguments = (current, threshold, leak, carried, steps, gamma, keep_potential, count)
-    spikes, last, counted = _LIFScan.apply(*arguments)  # type: ignore[no-untyped-call]
-    return Scan(spikes, last if keep_potential else None, counted if count else None)
+    arguments = (current, threshold, leak, carried, steps, gamma, keep_potential)
+    spikes, last = _LIFScan.apply(*arguments)  # type: ignore[no-untyped-call]
+    return Scan(spikes, last if keep_potential else None)
 
 
 def fire(current: Tensor, threshold: Tensor, gamma: float = GAMMA) -> Tensor:
@@ -103,28 +100,25 @@ class _LIFScan(torch.autograd.Function):
         steps: int,
         gamma: float,
         keep_potential: bool,
-        count: bool,
     ) -> Any:
         v, decay = float(threshold.to(current.dtype)), float(leak.to(current.dtype))
         # one buffer for U_t and then M_t, which stays in the cache; the memory format is that of the current
         membrane, before = torch.empty_like(current[0]), potential
         spikes = membrane.new_empty_strided((steps, *membrane.shape), (membrane.numel(), *membrane.stride()))
-        counted = torch.zeros((), device=current.device) if count else None
         for t, (now, spike) in enumerate(zip(current.expand_as(spikes), spikes, strict=True), 1):
             _integrate(now, before, decay, out=membrane)
             torch.gt(membrane, v, out=spike)
-            if counted is not None:
-                counted += spike.sum(dtype=torch.float32)
             if t < steps or keep_potential:
                 before = membrane.sub_(spike, alpha=v)
         ctx.save_for_backward(current, spikes, threshold, leak, potential)
         ctx.scalars = (v, decay, gamma)
         last = membrane if keep_potential else None
-        ctx.mark_non_differentiable(*(x for x in (last, counted) if x is not None))
-        return spikes, last, counted
+        if last is not None:
+            ctx.mark_non_differentiable(last)
+        return spikes, last
 
     @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor, _last: Any, _count: Any) -> Any:
+    def backward(ctx: Any, grad_spikes: Tensor, _last: Any) -> Any:
         """With d_t = dL/dU_t: d_t = g_t * do_t/dU_t + leak * d_{t+1}, as dM_t/dU_t = 1 (the reset's mask is constant).
 
         dL/dI_t = d_t,  dL/dleak = sum_t d_t M_{t-1}. Scaling currents, carried potential and threshold by one factor
@@ -154,7 +148,7 @@ class _LIFScan(torch.autograd.Function):
             minus_grad_v = minus_grad_v + decay * carried
         height = gamma / v
         grad_v = (minus_grad_v * (-height / v)).to(threshold.dtype)
-        return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 5
+        return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 4
 
 
 def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> None:
@@ -163,6 +157,13 @@ def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor)
         out.copy_(now)
     else:
         torch.add(now, before, alpha=decay, out=out)
+
+
+def sum_rows(rows: Tensor) -> Tensor:
+    """Return the float32 sum over the leading axis, without gradient; exact for whole numbers up to 2**24."""
+    # into the memory format of a row: ten times as fast as into another one
+    total = torch.empty_like(rows[0], dtype=torch.float32, requires_grad=False)
+    return torch.sum(rows.detach(), 0, dtype=torch.float32, out=total)
 
 
 def _sum_over_time(a: Tensor) -> Tensor:

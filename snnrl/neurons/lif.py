@@ -21,16 +21,10 @@ class LIF(SpikingNeuron):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.leak = nn.Parameter(torch.tensor(float(leak)))
 
-    def scan(self, current: Tensor, *, count: bool) -> Scan:
+    def scan(self, current: Tensor) -> Scan:
         """Integrate, fire and reset for ``steps`` steps over ``(T or 1, B, ...)``."""
         return lif_scan(
-            current,
-            self.threshold,
-            self.leak,
-            self.steps,
-            self.potential,
-            keep_potential=self.keep_potential,
-            count=count,
+            current, self.threshold, self.leak, self.steps, self.potential, keep_potential=self.keep_potential
         )
 
     def fire(self, current: Tensor) -> Tensor:

@@ -6,20 +6,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from snnrl.neurons.functional import Scan
+from snnrl.neurons.functional import Scan, sum_rows
 
 
 class SpikeCount:
-    """Spikes and neuron updates seen while recording; ``rate`` is spikes per neuron and decision, summed over T."""
+    """The spikes that every neuron of a layer sent while recording: ``spikes``, in the shape of the layer."""
 
     def __init__(self) -> None:
-        self.spikes = 0.0
-        self.neurons = 0
+        self.spikes = torch.zeros(())
+        self.decisions = 0
+
+    def add(self, spikes: Tensor, steps: int) -> None:
+        """Count the spikes ``(T * B, ...)`` of B decisions in T ``steps``."""
+        self.spikes = self.spikes + sum_rows(spikes)
+        self.decisions += len(spikes) // steps
+
+    @property
+    def rates(self) -> Tensor:
+        """Spikes that each neuron sends in one decision (between 0 and T), in the shape of the layer."""
+        return self.spikes / max(self.decisions, 1)
 
     @property
     def rate(self) -> float:
-        """Mean number of spikes a neuron sends in one decision (between 0 and T)."""
-        return self.spikes / max(self.neurons, 1)
+        """Their mean over the neurons."""
+        return float(self.rates.mean(dtype=torch.float64))
 
 
 class SpikingNeuron(nn.Module, ABC):
@@ -44,7 +54,7 @@ class SpikingNeuron(nn.Module, ABC):
         self.lower_only = False
 
     @abstractmethod
-    def scan(self, current: Tensor, *, count: bool) -> Scan:
+    def scan(self, current: Tensor) -> Scan:
         """Run ``steps`` timesteps over ``current`` of shape ``(T or 1, B, ...)``, starting from ``self.potential``."""
 
     @abstractmethod
@@ -71,16 +81,19 @@ class SpikingNeuron(nn.Module, ABC):
         """Return the spikes ``(T * B, ...)`` for a current ``(T * B, ...)``, or ``(B, ...)`` for an encoder."""
         if self.percentile is not None:
             self.calibrate(current, self.percentile, lower_only=self.lower_only)
-        if self.steps == 1 and self.count is None and not self.keep_potential:
+        spikes = self._spikes(current)
+        if self.count is not None:
+            self.count.add(spikes, self.steps)
+        return spikes
+
+    def _spikes(self, current: Tensor) -> Tensor:
+        if self.steps == 1 and not self.keep_potential:
             return self.fire(current)
         once = self.encoder or self.steps == 1
         by_time = current.unsqueeze(0) if once else current.view(self.steps, -1, *current.shape[1:])
-        spikes, last, counted = self.scan(by_time, count=self.count is not None)
+        spikes, last = self.scan(by_time)
         if self.keep_potential:
             self.potential = last
-        if self.count is not None and counted is not None:
-            self.count.spikes += float(counted)
-            self.count.neurons += by_time[0].numel()
         return spikes.squeeze(0) if self.steps == 1 else spikes.flatten(0, 1)
 
     def extra_repr(self) -> str:

@@ -1,0 +1,98 @@
+"""What the agents of a run do on the same observations: actions, operations, spikes."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from snnrl.agents.evaluate import episode_seeds, evaluate, operations
+from snnrl.agents.library import Opened
+from snnrl.agents.metrics import layer_name
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.energy import break_down, read_costs
+from snnrl.envs import action_names, games, make
+from snnrl.networks import neurons_of
+from snnrl.report.data import Behaviour, Sample
+
+EPISODES = 2
+
+MOST_STEPS = 1_000
+"""Of each episode: what a report may cost is bounded."""
+
+SAMPLES = 4
+
+BATCH = 32
+"""Observations that are decided on at a time."""
+
+
+def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
+    """Let the first of a run's agents play greedily, and all of them decide on what it saw."""
+    (first, player), *_ = agents.items()
+    last = list(agents.values())[-1]
+    seeds = episode_seeds(seed, "report", EPISODES)
+    seen = evaluate(
+        player.agent, player.env_id, seeds, env_kwargs=player.env_kwargs, most_steps=MOST_STEPS
+    ).observations
+    counted = {name: operations(one.agent, seen) for name, one in agents.items()}
+    ordinary = counted[first] if player.agent.T is None else None
+    table = read_costs("paper")
+    actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
+    with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
+        names = action_names(env)
+    chosen = {name: [names[action] for action in row] for name, row in actions.items()}
+    layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
+    return Behaviour(
+        f"{len(seen)} observations, drawn evenly from {EPISODES} greedy episodes of {first}, of at most "
+        f"{MOST_STEPS} decisions each.",
+        layer,
+        actions,
+        names,
+        {name: break_down(counted[name], ordinary, table) for name, one in agents.items() if one.agent.T is not None},
+        samples,
+    )
+
+
+def samples_of(
+    opened: Opened, seen: np.ndarray[Any, Any], chosen: Mapping[str, Sequence[str]]
+) -> tuple[str, tuple[Sample, ...]]:
+    """Return the name of a spiking agent's first layer, and its spikes on some observations; ``chosen``: by all."""
+    rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
+    layer, spikes = first_spikes(opened.agent, seen[rows])
+    shown = pictures(seen[rows], opened.env_id in games())
+    samples = [
+        Sample(picture, sent, {name: actions[row] for name, actions in chosen.items()})
+        for row, picture, sent in zip(rows, shown, spikes, strict=True)
+    ]
+    return layer, tuple(samples)
+
+
+def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the greedy action on each observation ``(N, ...)``."""
+    batches = np.array_split(observations, -(-len(observations) // BATCH))
+    return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
+
+
+def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return the first spiking layer's name and its spikes on observations ``(N, ...)``, summed over T."""
+    name, neuron = next(iter(neurons_of(agent.q_net).items()))
+    sent: list[Any] = []
+    handle = neuron.register_forward_hook(lambda _, inputs, output: sent.append(output.detach().cpu().numpy()))
+    agent.predict(observations, deterministic=True)
+    handle.remove()
+    return layer_name(name), sent[0].reshape(neuron.steps, len(observations), *sent[0].shape[1:]).sum(0)
+
+
+def pictures(observations: np.ndarray[Any, Any], frames: bool) -> np.ndarray[Any, Any]:
+    """Return images as pictures of bytes ``(N, H, W)`` or ``(N, H, W, 3)``; vectors as they are.
+
+    ``frames``: the channels are frames, whose newest, the last one, is shown; so it is for all but three channels.
+    """
+    if observations.ndim != 4:
+        return observations.reshape(len(observations), -1)
+    if observations.shape[1] < observations.shape[3]:
+        observations = observations.transpose(0, 2, 3, 1)
+    if observations.dtype != np.uint8:
+        low, high = observations.min(), observations.max()
+        observations = (255 * (observations - low) / max(high - low, 1e-9)).astype(np.uint8)
+    return observations if observations.shape[3] == 3 and not frames else observations[..., -1]

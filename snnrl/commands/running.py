@@ -1,0 +1,113 @@
+"""What the commands that run stages share: going on with a run, stopping it, and what is shown at its end."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from snnrl.agents.chain import Chain
+from snnrl.agents.library import title
+from snnrl.commands.report import PAGE, write_page
+from snnrl.display import Display, rates
+from snnrl.errors import UserError
+from snnrl.files import first_line
+from snnrl.pipeline import STOP
+from snnrl.runs import RunFolder
+
+
+def run_chain(
+    make: Callable[[Display], Chain[Any]], run: RunFolder, config: Mapping[str, Any], quiet: bool
+) -> tuple[dict[str, Any], int]:
+    """Run or take up a chain of stages, show its table, and return the summary and the exit code."""
+    with Display(quiet) as display:
+        resumed = run.open(config)
+        if run.finished:
+            summary = run.summary()
+            display.say(f"{run.path} is finished; remove it or give another --run folder to train again")
+            drawn = (run.path / PAGE).exists()
+        else:
+            drawn = False
+            display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
+            try:
+                with run.alone(), saving_on_interrupt(display):
+                    summary = make(display).run_all()
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(
+                    f"interrupted; the same command goes on from the last checkpoint in {run.path}"
+                ) from stop
+            except FloatingPointError as error:
+                raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
+        if not drawn:
+            draw(run, display)
+    show(summary, display)
+    if not summary["gate_met"]:
+        display.say("the last stage missed its gate; its best agent is kept")
+    return summary, 0 if summary["gate_met"] else 3
+
+
+@contextmanager
+def saving_on_interrupt(display: Display) -> Iterator[None]:
+    """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""
+
+    def ask(*_: object) -> None:
+        STOP.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        display.say("saving; Ctrl-C again stops at once, from the last checkpoint")
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        STOP.clear()
+        signal.signal(signal.SIGINT, previous)
+
+
+def draw(run: RunFolder, display: Display) -> None:
+    """Write the report of a finished run; the run is whole without it."""
+    display.stage("report", 1)(0, "")
+    try:
+        write_page(run.path / PAGE, run)
+    except Exception as error:  # whatever goes wrong in it, the summary is written
+        display.say(f"no report: {first_line(error)}; snnrl report {run.path} tries again")
+    else:
+        display.say(f"wrote {run.path / PAGE}")
+
+
+def show(summary: Mapping[str, Any], display: Display) -> None:
+    """Print the table of stages."""
+    first, recipe = summary["stages"][0], summary["recipe"]
+    if "accuracy" in first:
+        what, tests = f"{recipe['network']['kind']} on {recipe['images']}", f"{first['images']} test images"
+    else:
+        what, tests = title(recipe["env"], summary.get("env_kwargs", {})), f"{first['episodes']} greedy episodes"
+    score = "accuracy, %" if "accuracy" in first else "reward"
+    columns = ["stage", score, "difference to first (95 %)", "spikes per neuron", "energy ratio", "minutes"]
+    rows = [
+        [
+            stage["name"],
+            _score(stage),
+            _difference(stage, 100 if "accuracy" in first else 1),
+            rates(stage["spike_rate"]),
+            f"{stage['energy_ratio']:.2f}",
+            f"{stage['minutes']:.1f}",
+        ]
+        for stage in summary["stages"]
+    ]
+    display.table(f"{what}, seed {summary['seed']}, {tests}", columns, rows)
+
+
+def _score(stage: Mapping[str, Any]) -> str:
+    if "accuracy" in stage:
+        return f"{100 * stage['accuracy']:.2f}"
+    return f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}"
+
+
+def _difference(stage: Mapping[str, Any], unit: float) -> str:
+    change = stage.get("difference")
+    if not change:
+        return ""
+    mean, low, high = (unit * change[part] for part in ("mean", "low", "high"))
+    digits = 2 if unit > 1 else 1
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"

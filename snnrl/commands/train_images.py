@@ -1,0 +1,80 @@
+"""``snnrl train RECIPE --data DIR`` for a recipe of an image classifier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from snnrl.agents.classifier import Classifier
+from snnrl.agents.classifier.config import ImageRecipe
+from snnrl.agents.classifier.stages import ImageJob
+from snnrl.arguments import parse
+from snnrl.checkpoint import fingerprint
+from snnrl.commands.running import run_chain
+from snnrl.config import read_recipe
+from snnrl.display import Display, print_json
+from snnrl.envs.images import ImageSet, read_images
+from snnrl.errors import UserError
+from snnrl.runs import RunFolder
+
+
+class TrainImagesOptions(ImageRecipe):
+    """Train an ordinary classifier, convert it to a spiking one at T timesteps, and lower T to --reduce-to."""
+
+    data: Path | None = None
+    """Folder of the images; nothing is downloaded."""
+    start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
+    """ann: train the ordinary network first; scratch: train at T from scratch; or the file of a classifier."""
+    run: Path | None = None
+    """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the summary as one JSON object on the last line of stdout."""
+
+
+def train_images(name: str, arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    defaults = TrainImagesOptions(**read_recipe(name, ImageRecipe).model_dump())
+    options = parse(TrainImagesOptions, arguments, f"train {name}", defaults)
+    recipe = ImageRecipe(**{field: getattr(options, field) for field in ImageRecipe.model_fields})
+    if options.data is None:
+        raise UserError(f"{name} learns from images: give --data DIR, the folder that holds {recipe.images}")
+    images = read_images(recipe.images, options.data, recipe.size)
+    scratch = options.start == "scratch"
+    start = None if scratch or options.start == "ann" else Classifier.load(Path(options.start), recipe.device)
+    if start is not None:
+        check(start, images, recipe)
+    run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
+    config = {**recipe.model_dump(mode="json"), "from": Path(options.start).name}
+    if start is not None:
+        config["weights"] = fingerprint(start.body.state_dict())
+
+    def make(display: Display) -> ImageJob:
+        if images.note:
+            display.say(images.note)
+        return ImageJob(recipe, images, run, display.stage, display.say, start=start, scratch=scratch)
+
+    summary, code = run_chain(make, run, config, options.as_json)
+    if options.as_json:
+        print_json(summary)
+    return code
+
+
+def check(start: Classifier, images: ImageSet, recipe: ImageRecipe) -> None:
+    """Raise UserError unless the classifier to begin with fits the images, and something is left to lower."""
+    description = start.description
+    if description.image_shape != images.train.shape:
+        raise UserError(
+            f"the classifier to begin with sees images of shape {description.image_shape}, {recipe.images} has "
+            f"{images.train.shape}: give other --data or another --from"
+        )
+    if len(description.labels) != len(images.classes):
+        raise UserError(
+            f"the classifier to begin with knows {len(description.labels)} classes, {recipe.images} has "
+            f"{len(images.classes)}: give other --data or another --from"
+        )
+    if start.T is not None and recipe.steps[-1] >= start.T:
+        raise UserError(
+            f"the classifier to begin with decides in {start.T} timesteps already, nothing is left to lower to "
+            f"{recipe.steps[-1]}: begin with another one, such as ann.zip in its run folder"
+        )

@@ -168,6 +168,8 @@ def test_a_network_with_neurons_in_its_slots_takes_the_converted_weights(kind: s
     assert made.network.heads == ("decision.head",)
     assert list(neurons_of(filled)) == list(neurons_of(made.network.body)) == [x.name for x in made.report.layers]
     assert not any(layer.silent for layer in made.report.layers)
+    trained = [{n for n, p in network.named_parameters() if p.requires_grad} for network in (filled, made.network.body)]
+    assert trained[0] == trained[1]
     ours = SpikingNetwork(filled, 2, made.network.heads).eval()
     ours.body.load_state_dict(made.network.body.state_dict())
     with torch.no_grad():

@@ -317,11 +317,11 @@ def test_a_loss_that_is_not_finite_stops_the_training():
 
 @pytest.mark.parametrize("kind", ["vgg6", "resnet20"])
 def test_networks_for_images_play(kind, tmp_path):
-    space = spaces.Box(0, 255, (2, 20, 20), np.uint8)
+    space = spaces.Box(0, 255, (1, 16, 16), np.uint8)
     extractor = {"network": kind, "features_dim": 12, "batch_norm": True}
     options = {"policy_kwargs": {"features_extractor_kwargs": extractor}}
     agent = SpikingDQN("CnnPolicy", World(space), T=None, **FAST | options).learn(24)
-    images = batch_of(space, 16)
+    images = batch_of(space, 6)
     spiking, report = convert_agent(agent, images, T=2)
     assert [layer.name for layer in report.layers] == list(neurons_of(spiking.q_net))
     before = {name: value.clone() for name, value in spiking.q_net.state_dict().items()}

@@ -41,6 +41,7 @@ def _foldable(graph: fx.GraphModule, layer: nn.Module, norm: _BatchNorm) -> bool
 
 def _folded(layer: nn.Module, norm: _BatchNorm) -> nn.Module:
     if isinstance(layer, nn.Linear):
-        return fuse_linear_bn_eval(layer, norm)
+        return fuse_linear_bn_eval(layer, norm).requires_grad_(layer.weight.requires_grad)
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    return fuse_conv_bn_eval(layer, norm)
+    # a bias that was not there before is otherwise not trained
+    return fuse_conv_bn_eval(layer, norm).requires_grad_(layer.weight.requires_grad)

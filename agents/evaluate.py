@@ -1,6 +1,6 @@
 """Play greedy episodes from given starts and see what the network does: reward, spike rates, energy."""
 
-import zlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,8 +15,12 @@ from snnrl.envs import open_episodes
 
 NO_CHANGES: Mapping[str, Any] = {}
 
-SAMPLE = 512
+SAMPLE = 256
 """Observations, drawn from all that were met, on which operations are counted."""
+
+
+FINGERPRINT = np.uint64(0x9E3779B97F4A7C15)
+"""Odd: what an episode's fingerprint is multiplied by before the next observation's is added."""
 
 
 class Actor(Protocol):
@@ -140,7 +144,7 @@ def evaluate(
             agent, env_id, seeds, env_kwargs=env_kwargs, most_steps=most_steps, epsilon=epsilon, on_step=seen.add
         )
     sample = np.stack(seen.sample)
-    return Evaluation(tuple(rewards), len(set(seen.fingerprints)), activity, operations(agent, sample), sample)
+    return Evaluation(tuple(rewards), len(np.unique(seen.fingerprints)), activity, operations(agent, sample), sample)
 
 
 def operations(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[LayerOperations, ...]:
@@ -158,22 +162,39 @@ class Seen:
 
     def __init__(self, most: int, episodes: int) -> None:
         self.most = most
-        self.fingerprints = [0] * episodes
+        self.fingerprints = np.zeros(episodes, np.uint64)
         self.sample: list[np.ndarray[Any, Any]] = []
         self.met = 0
         self.generator = np.random.default_rng(0)
 
     def add(self, running: Sequence[int], batch: np.ndarray[Any, Any]) -> None:
         """Take the batch's observations into account."""
-        for index, observation in zip(running, batch, strict=True):
-            self.fingerprints[index] = zlib.crc32(observation.tobytes(), self.fingerprints[index])
-        places = self.generator.integers(np.arange(self.met, self.met + len(batch)) + 1)
-        for observation, place in zip(batch, places, strict=True):
-            if len(self.sample) < self.most:
-                self.sample.append(observation.copy())
-            elif place < self.most:
-                self.sample[place] = observation.copy()
+        self.fingerprints[running] = self.fingerprints[running] * FINGERPRINT + fingerprints(batch)
+        free = max(self.most - self.met, 0)
+        self.sample += [observation.copy() for observation in batch[:free]]
         self.met += len(batch)
+        # of those met so far, the n-th takes the place of one that was kept with the chance most / n
+        number = np.arange(self.met - len(batch[free:]), self.met) + 1
+        places = self.generator.integers(number)
+        for row in np.flatnonzero(places < self.most):
+            self.sample[places[row]] = batch[free + row].copy()
+
+
+def fingerprints(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return a number for each observation ``(B, ...)``, equal for equal ones and hardly ever for others.
+
+    Sum of its 64-bit words times random odd numbers, modulo 2^64 (multilinear hashing).
+    """
+    data = np.ascontiguousarray(batch).reshape(len(batch), -1).view(np.uint8)
+    if missing := -data.shape[1] % 8:
+        data = np.pad(data, ((0, 0), (0, missing)))
+    words = data.view(np.uint64)
+    return (words * _odd_numbers(words.shape[1])).sum(1, dtype=np.uint64)
+
+
+@functools.cache
+def _odd_numbers(count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64) | np.uint64(1)
 
 
 def record(logger: Logger, group: str, evaluation: Evaluation) -> None:

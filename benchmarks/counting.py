@@ -23,10 +23,10 @@ class Contest(NamedTuple):
 CONTESTS = (
     Contest("cartpole-state/T1", 20, 500),
     Contest("cartpole-state/T5", 20, 500),
-    Contest("cartpole/T1", 20, 200),
-    Contest("cartpole/T5", 20, 200),
-    Contest("pong/T1", 10, 400),
-    Contest("pong/T5", 10, 400),
+    Contest("cartpole/T1", 20, 500),
+    Contest("cartpole/T5", 20, 500),
+    Contest("pong/T1", 8, 2000),
+    Contest("pong/T5", 8, 2000),
 )
 
 

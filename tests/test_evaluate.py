@@ -17,6 +17,7 @@ from snnrl.agents.evaluate import (
     Seen,
     episode_seeds,
     evaluate,
+    fingerprints,
     mean_rate,
     play,
 )
@@ -112,6 +113,24 @@ def test_a_sample_holds_different_observations(batches: list[int], most: int) ->
         met += size
     assert len({int(observation) for observation in seen.sample}) == len(seen.sample) == min(most, met)
     assert max(int(observation) for observation in seen.sample) < met
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_fingerprints_are_those_of_the_bytes(dtype: type) -> None:
+    batch = np.random.default_rng(0).integers(0, 200, (6, 3, 5)).astype(dtype)
+    batch[4] = batch[1]
+    found = fingerprints(batch)
+    assert len(set(found.tolist())) == 5
+    assert found[4] == found[1]
+    assert np.array_equal(fingerprints(batch[2:]), found[2:])
+    for place in np.ndindex(3, 5):
+        changed = batch.copy()
+        changed[0][place] += 1
+        assert fingerprints(changed)[0] != found[0]
+    seen = Seen(10, 3)
+    for rows in (batch[[1, 4, 0]], batch[[2, 2, 2]]):
+        seen.add([0, 1, 2], rows)
+    assert len(set(seen.fingerprints.tolist())) == 2
 
 
 def test_every_observation_is_as_likely_to_be_sampled() -> None:
@@ -299,7 +318,7 @@ def test_figures() -> None:
     found = evaluate(spiking, ENV, SEEDS)
     assert found.mean == pytest.approx(sum(found.rewards) / 5)
     assert found.std == pytest.approx(np.std(found.rewards))
-    assert len(found.observations) == min(512, int(sum(found.rewards)))
+    assert len(found.observations) == min(256, int(sum(found.rewards)))
     tensor = torch.as_tensor(found.observations)
     layers = count_operations(spiking.q_net, tensor, len(tensor))
     assert [layer.macs for layer in layers] == [4 * 16, 16 * 8, 8 * 2]
@@ -325,7 +344,7 @@ def test_the_ordinary_network_is_the_measure() -> None:
 def test_long_evaluations_keep_a_sample() -> None:
     found = evaluate(agent(None), ENV, episode_seeds(0, "report", 150))
     assert sum(found.rewards) > 1024
-    assert len(found.observations) == 512
+    assert len(found.observations) == 256
     assert len(np.unique(found.observations, axis=0)) == len(found.observations)
 
 

@@ -63,4 +63,6 @@ def ratio(seen: Activity, layers: Sequence[LayerOperations]) -> float:
 
 def layer_name(name: str) -> str:
     """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
-    return name.removeprefix("features_extractor.").removeprefix("cnn.").removeprefix("q_net.")
+    for whole in ("features_extractor.", "cnn.", "q_net.", "features.", "decision."):
+        name = name.removeprefix(whole)
+    return name

@@ -123,7 +123,9 @@ class _Epochs:
     def _step(self, batch: Batch) -> tuple[Tensor, int]:
         """Take one batch; return its loss, and how many of its images were named rightly."""
         network, settings = self.classifier.network, self.settings
-        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * self._rate()
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share_of_rate(
+            settings, self.epoch, self.batch / len(self.batches)
+        )
         with spike_rates(network) as rates, self._mixed_precision():
             logits = network(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
@@ -148,16 +150,6 @@ class _Epochs:
 
     def _mixed_precision(self) -> torch.autocast:
         return torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def _rate(self) -> float:
-        """Return the learning rate as a share of the highest one."""
-        done = (self.epoch + self.batch / len(self.batches)) / self.settings.epochs
-        if self.settings.schedule == "steps":
-            passed: float = sum(self.epoch >= drop * self.settings.epochs for drop in self.settings.drops)
-            return 0.2**passed
-        if done < RISE:
-            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / RISE)) / 2
-        return (1 + math.cos(math.pi * (done - RISE) / (1 - RISE))) / 2
 
     def _draws(self) -> int:
         """Return the seed of what this batch's forward draws: dropout."""
@@ -186,3 +178,13 @@ class _Epochs:
         self.logger.dump(self.epoch * len(self.batches))
         if self.epoch < self.settings.epochs:
             self.save()
+
+
+def share_of_rate(settings: Training, epoch: int, part: float) -> float:
+    """Return the learning rate as a share of the highest one, after so many whole epochs and part of another."""
+    if settings.schedule == "steps":
+        return float(0.2 ** sum(epoch >= drop * settings.epochs for drop in settings.drops))
+    done = (epoch + part) / settings.epochs
+    if done < RISE:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / RISE)) / 2
+    return (1 + math.cos(math.pi * (done - RISE) / (1 - RISE))) / 2

@@ -1,0 +1,201 @@
+"""Image classifiers: their files, their training, the whole way to T = 1 on real images, and every mistake."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.logger import Logger
+
+from snnrl.agents.classifier import Classifier
+from snnrl.agents.classifier.agent import Description
+from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
+from snnrl.agents.classifier.evaluate import evaluate
+from snnrl.agents.classifier.stages import ImageJob
+from snnrl.agents.classifier.training import share_of_rate, train
+from snnrl.cli import main
+from snnrl.config import read_recipe
+from snnrl.envs.images import ImageSet, read_images
+from snnrl.errors import UserError
+from snnrl.networks import neurons_of
+from snnrl.pipeline import STOP, StageFolder
+from snnrl.runs import RunFolder
+
+DATA = Path(__file__).parent / "data" / "cifar10"
+LITTLE = ["--network.hidden", "32", "--ann.epochs", "1", "--reduction.epochs", "1", "--schedule", "2,1"]
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    whole = read_images("cifar10", DATA)
+    few = {part: getattr(whole, part).subset(np.arange(24)) for part in ("train", "validation", "test")}
+    return ImageSet(whole.classes, **few, note=None)
+
+
+def little(T: int | None = None, **changes: Any) -> Classifier:
+    torch.manual_seed(0)
+    given: dict[str, Any] = {
+        "kind": "vgg6",
+        "image_shape": (3, 32, 32),
+        "labels": tuple("0123456789"),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+        "images": "cifar10",
+        "hidden": (16,),
+        "T": T,
+    }
+    return Classifier(Description(**given | changes), "cpu")
+
+
+@pytest.mark.parametrize("T", [None, 2])
+def test_a_file_is_the_classifier(T: int | None, tmp_path: Path) -> None:
+    saved = little(T)
+    saved.save(tmp_path / "net.zip")
+    loaded = Classifier.load(tmp_path / "net.zip", "cpu")
+    assert loaded.description == saved.description
+    values = torch.rand(3, 3, 32, 32)
+    assert torch.equal(loaded.network(values), saved.network(values))
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    saved = little()
+    saved.save(tmp_path / "net.zip")
+    saved.description = saved.description.model_copy(update={"labels": tuple("01234")})
+    saved.save(tmp_path / "other.zip")
+    with pytest.raises(UserError, match=r"tensor 'decision\.head\.weight' has shape \[10, 16\], not \[5, 16\]"):
+        Classifier.load(tmp_path / "other.zip")
+    agent = Path("agents/zoo/cartpole-state/T1.zip")
+    with pytest.raises(UserError, match="holds no classifier"):
+        Classifier.load(Path(__file__).parent.parent / agent)
+
+
+def test_evaluation_by_hand(images: ImageSet) -> None:
+    classifier = little(2)
+    found = evaluate(classifier, images.test)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.test.read(np.arange(24)))
+        named = classifier.network(classifier.normalization.apply(pixels)).argmax(1).numpy()
+    assert list(found.wrong) == np.flatnonzero(named != images.test.labels).tolist()
+    assert found.accuracy == 1 - len(found.wrong) / 24
+    assert list(found.activity.spike_rate) == ["conv1", "conv2", "conv3", "fc1"]
+    assert found.layers[0].macs == 3 * 64 * 9 * 32 * 32
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def trained(
+    images: ImageSet, folder: Path, settings: Training, *, stop_at: int | None = None, teacher: Classifier | None = None
+) -> dict[str, torch.Tensor]:
+    """Train a little classifier; with ``stop_at`` ask it to stop after so many reports, and return nothing."""
+    classifier = little(2 if isinstance(settings, Reduction) else None, dropout=0.2)
+    reports = 0
+
+    def report(done: int, text: str) -> None:
+        nonlocal reports
+        reports += 1
+        if reports == stop_at:
+            STOP.set()
+
+    try:
+        train(classifier, images, settings, StageFolder(folder), report, Logger(None, []), 7, "fp32", teacher)
+    finally:
+        STOP.clear()
+    return {name: value.clone() for name, value in classifier.body.state_dict().items()}
+
+
+SETTINGS = {
+    "ordinary": Training(epochs=3, batch_size=8, schedule="one-cycle", checkpoint_every=2),
+    "spiking": Reduction(epochs=2, batch_size=8, checkpoint_every=2, distillation=0.5, spike_penalty=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_stopped_and_resumed_it_is_the_same(kind: str, stop_at: int, images: ImageSet, tmp_path: Path) -> None:
+    settings = SETTINGS[kind]
+    teacher = little() if kind == "spiking" else None
+    whole = trained(images, tmp_path / "whole", settings, teacher=teacher)
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, tmp_path / "halves", settings, stop_at=stop_at, teacher=teacher)
+    halves = trained(images, tmp_path / "halves", settings, teacher=teacher)
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(value, halves[name]) for name, value in whole.items())
+    assert not torch.equal(
+        whole["features.conv1.weights.weight"], little().body.state_dict()["features.conv1.weights.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "rate"),
+    [
+        ("steps", 0.0, 1.0),
+        ("steps", 0.5, 0.2),
+        ("steps", 0.95, 0.2**3),
+        ("one-cycle", 0.0, 1 / 25),
+        ("one-cycle", 0.3, 1.0),
+        ("one-cycle", 0.65, 0.5),
+    ],
+)
+def test_the_learning_rate(schedule: Any, done: float, rate: float) -> None:
+    settings = Training(epochs=20, batch_size=24, schedule=schedule, learning_rate=2.0)
+    assert share_of_rate(settings, round(20 * done), 0.0) == pytest.approx(rate)
+
+
+def test_thresholds_are_kept_or_lowered(images: ImageSet, tmp_path: Path) -> None:
+    found = {}
+    for thresholds in ("kept", "lowered"):
+        recipe = read_recipe("cifar10-vgg6", ImageRecipe, {"reduction": {"thresholds": thresholds}, "device": "cpu"})
+        job = ImageJob(recipe, images, RunFolder(tmp_path), lambda *_: lambda *_: None, lambda _: None)
+        classifier = little(5)
+        with torch.no_grad():
+            for neuron in neurons_of(classifier.network).values():
+                neuron.threshold.fill_(50.0)
+        job.reduce(classifier, 1)
+        assert classifier.T == 1
+        found[thresholds] = [neuron.spike_value for neuron in neurons_of(classifier.network).values()]
+    assert set(found["kept"]) == {50.0}
+    assert max(found["lowered"]) < 50.0
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_whole_way_on_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    words = ["train", "cifar10-vgg6", "--data", str(DATA), *LITTLE, "--run", str(folder), "--json"]
+    code, out, err = run(capsys, *words)
+    assert code in (0, 3), err
+    summary = json.loads(out.splitlines()[-1])
+    first, last = summary["stages"][0], summary["stages"][-1]
+    assert (first["T"], last["T"]) == (None, 1)
+    assert {"accuracy", "images", "wrong", "spike_rate", "energy_ratio", "gate_accuracy"} <= last.keys()
+    assert last["before"]["spike_rate"].keys() == last["spike_rate"].keys()
+    for stage in summary["stages"]:
+        again = evaluate(Classifier.load(folder / stage["agent"]), read_images("cifar10", DATA).test)
+        assert (again.accuracy, list(again.wrong)) == (stage["accuracy"], stage["wrong"])
+    assert "not the official files" in summary["images"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "cifar10-vgg6 learns from images: give --data DIR"),
+        ("--data nowhere", "'nowhere' lacks data_batch_1.bin"),
+        (f"--data {DATA} --from nothing.zip", "no such file"),
+        (f"--data {DATA} --ann.epoch 3", "did you mean --ann.epochs"),
+        (f"--data {DATA} --network.kind vgg5", "'vgg5' is none of"),
+    ],
+)
+def test_mistakes(words: str, line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "train", "cifar10-vgg6", *words.split(), "--run", str(tmp_path / "run"))
+    assert code == 2
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
@@ -12,6 +12,8 @@ from snnrl.agents import metrics
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.energy import LayerOperations, count_operations
 from snnrl.envs import open_episodes
+
+Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.uint64]]"
 
 NO_CHANGES: Mapping[str, Any] = {}
 
@@ -180,7 +182,7 @@ class Seen:
             self.sample[places[row]] = batch[free + row].copy()
 
 
-def fingerprints(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def fingerprints(batch: np.ndarray[Any, Any]) -> Numbers:
     """Return a number for each observation ``(B, ...)``, equal for equal ones and hardly ever for others.
 
     Sum of its 64-bit words times random odd numbers, modulo 2^64 (multilinear hashing).
@@ -189,12 +191,14 @@ def fingerprints(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uin
     if missing := -data.shape[1] % 8:
         data = np.pad(data, ((0, 0), (0, missing)))
     words = data.view(np.uint64)
-    return (words * _odd_numbers(words.shape[1])).sum(1, dtype=np.uint64)
+    found: Numbers = (words * _odd_numbers(words.shape[1])).sum(1, dtype=np.uint64)
+    return found
 
 
 @functools.cache
-def _odd_numbers(count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64) | np.uint64(1)
+def _odd_numbers(count: int) -> Numbers:
+    found: Numbers = np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64) | np.uint64(1)
+    return found
 
 
 def record(logger: Logger, group: str, evaluation: Evaluation) -> None:

@@ -47,10 +47,15 @@ def watching(q_net: nn.Module) -> Iterator[Activity]:
 
 def record(logger: Logger, group: str, seen: Activity, layers: Sequence[LayerOperations]) -> None:
     """Hand spikes, energy ratio and Q-values to SB3's logger; ``layers`` are the operations of the same network."""
+    record_spikes(logger, group, seen, layers)
     q_values = seen.q_values
-    logger.record(f"{group}/energy_ratio", ratio(seen, layers))
     logger.record(f"{group}/q_mean", float(q_values.mean()))
     logger.record(f"{group}/q_chosen", q_values.amax(1), exclude=TENSORBOARD_ALONE)
+
+
+def record_spikes(logger: Logger, group: str, seen: Activity, layers: Sequence[LayerOperations]) -> None:
+    """Hand spikes and energy ratio to SB3's logger."""
+    logger.record(f"{group}/energy_ratio", ratio(seen, layers))
     for name, count in seen.counts.items():
         logger.record(f"{group}/spikes_{name}", count.rate)
         logger.record(f"{group}/neurons_{name}", count.rates.cpu(), exclude=TENSORBOARD_ALONE)

@@ -158,7 +158,7 @@ class ImageJob(Chain[Classifier]):
         found = evaluate(classifier, self.images.test)
         log = self.log or self.logger(name)
         log.record("report/accuracy", found.accuracy)
-        metrics.record(log, "report", found.activity, found.layers)
+        metrics.record_spikes(log, "report", found.activity, found.layers)
         log.dump(0)
         self.say(f"{name}: accuracy {found.accuracy:.2%}, energy ratio {found.energy_ratio:.2f}")
         return {"name": name, "T": classifier.T, "agent": f"{name}.zip"} | found.as_dict()

@@ -82,12 +82,12 @@ class _Epochs:
         self.curve: list[float] = []
         self.best: dict[str, Tensor] = {}
         parameters = [parameter for parameter in classifier.network.parameters() if parameter.requires_grad]
-        decay = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(parameters, momentum=MOMENTUM, **decay)
-            if settings.optimizer == "SGD"
-            else torch.optim.Adam(parameters, amsgrad=True, **decay)
-        )
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "SGD":
+            self.optimizer = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, fused=True)
+        else:
+            self.optimizer = torch.optim.Adam(parameters, rate, amsgrad=True, weight_decay=decay, fused=True)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
@@ -123,9 +123,8 @@ class _Epochs:
     def _step(self, batch: Batch) -> tuple[Tensor, int]:
         """Take one batch; return its loss, and how many of its images were named rightly."""
         network, settings = self.classifier.network, self.settings
-        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share_of_rate(
-            settings, self.epoch, self.batch / len(self.batches)
-        )
+        share = share_of_rate(settings, self.epoch, self.batch / len(self.batches))
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
         with spike_rates(network) as rates, self._mixed_precision():
             logits = network(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)

@@ -407,3 +407,15 @@ def test_the_papers_memory_accesses() -> None:
         for found in ([tally(replace(layer, passes=T, steps=T), PAPER) for layer in layers] for T in (5, 1))
     )
     assert round(five / one, 2) == 5.03
+
+
+def test_counting_while_products_are_bfloat16() -> None:
+    network = nature_cnn((2, 36, 36), 16)
+    fill_slots(network, "lif", 2, encoder=True)
+    images = torch.rand(3, 2, 36, 36)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = count_operations(network, images, 3)
+    plain = count_operations(network, images, 3)
+    assert [layer.macs for layer in mixed] == [layer.macs for layer in plain]
+    assert mixed[0] == replace(plain[0], spikes=mixed[0].spikes, resets=mixed[0].resets)
+    assert mixed[0].active > 0

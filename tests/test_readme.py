@@ -27,6 +27,7 @@ SHORT = {
     "eval": ["--episodes", "1", "--most-steps", "20"],
     "play": ["--most-steps", "20"],
     "energy": ["--episodes", "1"],
+    "report": [],
     "list": [],
 }
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
-    assert names == {"train", "eval", "convert", "energy", "play", "list"}
+    assert names == {"train", "eval", "convert", "energy", "play", "report", "list"}
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
 
 

@@ -140,7 +140,7 @@ def counting_operations(network: nn.Module, batch: int) -> Iterator[Count]:
 
     def hook(name: str, counter: Counter) -> Any:
         def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
                 counter(found, name, layer, inputs[0], output)
 
         return count

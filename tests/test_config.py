@@ -8,9 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.spiking_dqn.config import DQN, Network, Recipe, Reduction, Training, env_settings
 from snnrl.agents.spiking_dqn.stages import fine_tuning
-from snnrl.config import check_device, explain, read_recipe, recipe_names, validate
+from snnrl.config import check_device, explain, read_recipe, recipe_names, recipe_values, validate
 from snnrl.envs import PROTOCOLS, read_protocol
 from snnrl.errors import UserError
 
@@ -131,11 +132,12 @@ def test_aliases_that_grow_are_not_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes(name: str) -> None:
-    found = read_recipe(name, Recipe)
+    model = ImageRecipe if "images" in recipe_values(name)[0] else Recipe
+    found = read_recipe(name, model)
     assert found.steps[-1] == 1
     assert len(recipe_names()[name]) > 20
     assert not recipe_names()[name].startswith("#")
-    assert Recipe.model_validate(found.model_dump(mode="json")) == found
+    assert model.model_validate(found.model_dump(mode="json")) == found
 
 
 def test_the_recipes_for_a_single_frame() -> None:

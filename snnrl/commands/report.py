@@ -13,7 +13,7 @@ from snnrl.agents.library import open_agent, title
 from snnrl.agents.settings import Settings
 from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.arguments import flags, parse
-from snnrl.config import merge, read_recipe, recipe_names
+from snnrl.config import merge, read_recipe, recipe_names, recipe_values
 from snnrl.display import Display, print_json
 from snnrl.errors import UserError
 from snnrl.files import write_atomically
@@ -171,7 +171,8 @@ def _facts(
 
 def nearest_recipe(config: Mapping[str, Any]) -> tuple[str, int]:
     """Return the shipped recipe from which the fewest settings differ, and how many do, the seed left out."""
-    distances = {name: sum(word.startswith("--") for word in _changes(config, name)) for name in recipe_names()}
+    names = [name for name in recipe_names() if "env" in recipe_values(name)[0]]
+    distances = {name: sum(word.startswith("--") for word in _changes(config, name)) for name in names}
     return min(distances.items(), key=lambda item: item[1])
 
 

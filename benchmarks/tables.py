@@ -95,6 +95,26 @@ def paper() -> str:
     return table(columns, rows)
 
 
+def pong_paper() -> str:
+    """Return the rows of the paper's setting of Pong beside the paper's own."""
+    summary = seeds("pong-paper")[0]
+    published = {"ann": "19.7", "T5": "19.4", "T1": "17.4 +- 3.2"}
+    ratios = {"T5": "5.22", "T1": "7.55"}
+    rows = []
+    for name, stage in stages(summary).items():
+        theirs = published.get(name, "-"), ratios.get(name, "-")
+        rows.append([name, reward(stage), theirs[0], f"{stage['energy_ratio']:.2f}", theirs[1], rates(stage)])
+    for found in json.loads((RESULTS / "pong-paper" / "converted.json").read_text()):
+        name = f"T100, converted, percentile {found['percentile']:g}"
+        rows.append([name, reward(found), "19.4 +- 1.3", f"{found['energy_ratio']:.2f}", "1.75", rates(found)])
+    return table(["stage", "reward", "paper", "energy ratio", "paper's ratio", "spikes per neuron, by layer"], rows)
+
+
+def rates(stage: dict[str, Any]) -> str:
+    """Return spikes per neuron and decision, layer by layer."""
+    return " ".join(f"{rate:.2f}" for rate in stage["spike_rate"].values()) or "-"
+
+
 def foreign() -> str:
     """Return a row for every stage of the conversion of an agent trained by others."""
     summary = json.loads((RESULTS / "convert.json").read_text())
@@ -168,6 +188,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),
     "pong": lambda: runs("pong"),
+    "pong-paper": pong_paper,
+    "pong-1frame": lambda: runs("pong-1frame"),
     "pong-binary": lambda: runs("pong-binary"),
     "breakout": lambda: runs("breakout"),
     "schedules": schedules,

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.arguments import parse
 from snnrl.cli import main
-from snnrl.commands import report, train
+from snnrl.commands import report, running, train
 from snnrl.config import read_recipe
 from snnrl.runs import RunFolder
 
@@ -76,7 +76,7 @@ def test_a_report_that_fails_loses_nothing(run: Path, monkeypatch: pytest.Monkey
     def fail(*_: Any) -> None:
         raise ValueError("no ink")
 
-    monkeypatch.setattr(train, "write_page", fail)
+    monkeypatch.setattr(running, "write_page", fail)
     (run / "report.html").unlink()
     assert main(["train", "cartpole-state", *SHORT, "--run", "run", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -14,7 +14,7 @@ from snnrl.agents.classifier.agent import Description
 from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
 from snnrl.agents.classifier.evaluate import evaluate
 from snnrl.agents.classifier.stages import ImageJob
-from snnrl.agents.classifier.training import share_of_rate, train
+from snnrl.agents.classifier.training import Epochs, share_of_rate
 from snnrl.cli import main
 from snnrl.config import read_recipe
 from snnrl.envs.images import ImageSet, read_images
@@ -83,10 +83,6 @@ def test_evaluation_by_hand(images: ImageSet) -> None:
     assert found.layers[0].macs == 3 * 64 * 9 * 32 * 32
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 def trained(
     images: ImageSet, folder: Path, settings: Training, *, stop_at: int | None = None, teacher: Classifier | None = None
 ) -> dict[str, torch.Tensor]:
@@ -101,7 +97,7 @@ def trained(
             STOP.set()
 
     try:
-        train(classifier, images, settings, StageFolder(folder), report, Logger(None, []), 7, "fp32", teacher)
+        Epochs(classifier, images, settings, StageFolder(folder), report, Logger(None, []), 7, "fp32", teacher).run()
     finally:
         STOP.clear()
     return {name: value.clone() for name, value in classifier.body.state_dict().items()}

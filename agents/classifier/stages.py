@@ -11,7 +11,7 @@ from snnrl.agents.chain import Chain, Reporter
 from snnrl.agents.classifier.agent import Classifier, Description
 from snnrl.agents.classifier.config import ImageRecipe, Training
 from snnrl.agents.classifier.evaluate import evaluate, predictions
-from snnrl.agents.classifier.training import train
+from snnrl.agents.classifier.training import Epochs
 from snnrl.conversion import convert
 from snnrl.envs.images import ImageSet, Normalization, in_order
 from snnrl.networks import calibrating
@@ -149,7 +149,7 @@ class ImageJob(Chain[Classifier]):
         report = self.reporter(name, training.epochs * batches)
         seed, precision = self.seed(name), self.recipe.precision
         log = self.logger(name)
-        trained = train(classifier, self.images, training, folder, report, log, seed, precision, teacher)
+        trained = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher).run()
         return {"gate_accuracy": trained.accuracy, "curve": trained.curve}
 
     def finish(self, name: str, classifier: Classifier) -> Result:

@@ -35,32 +35,12 @@ class Trained(NamedTuple):
     curve: list[float]
 
 
-def train(
-    classifier: Classifier,
-    images: ImageSet,
-    settings: Training,
-    folder: StageFolder,
-    report: Report,
-    logger: Logger,
-    seed: int,
-    precision: str,
-    teacher: Classifier | None = None,
-) -> Trained:
-    """Train in place, and leave the weights of the epoch that did best on the validation images.
+class Epochs:
+    """Training of a classifier in place, epoch by epoch; see :meth:`run`.
 
-    Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run: what a batch
-    draws (order, augmentation, dropout) depends on seed, epoch and batch alone.
+    What a batch draws (order, augmentation, dropout) depends on ``seed``, epoch and batch alone.
     """
-    work = _Epochs(classifier, images, settings, folder, report, logger, seed, precision, teacher)
-    work.resume()
-    while work.epoch < settings.epochs:
-        work.train_epoch()
-        work.judge()
-    classifier.body.load_state_dict(work.best)
-    return Trained(max(work.curve), work.curve)
 
-
-class _Epochs:
     def __init__(
         self,
         classifier: Classifier,
@@ -71,7 +51,7 @@ class _Epochs:
         logger: Logger,
         seed: int,
         precision: str,
-        teacher: Classifier | None,
+        teacher: Classifier | None = None,
     ) -> None:
         self.classifier, self.images, self.settings = classifier, images, settings
         self.folder, self.report, self.logger, self.seed = folder, report, logger, seed
@@ -88,6 +68,18 @@ class _Epochs:
             self.optimizer = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, fused=True)
         else:
             self.optimizer = torch.optim.Adam(parameters, rate, amsgrad=True, weight_decay=decay, fused=True)
+
+    def run(self) -> Trained:
+        """Train, and leave the weights of the epoch that did best on the validation images.
+
+        Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run.
+        """
+        self.resume()
+        while self.epoch < self.settings.epochs:
+            self.train_epoch()
+            self.judge()
+        self.classifier.body.load_state_dict(self.best)
+        return Trained(max(self.curve), self.curve)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""

@@ -43,7 +43,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     chosen = {name: [names[action] for action in row] for name, row in actions.items()}
     layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
     return Behaviour(
-        f"{len(seen)} observations, drawn evenly from {EPISODES} greedy episodes of {first}, of at most "
+        f"{len(seen)} observations, drawn at random from {EPISODES} greedy episodes of {first}, of at most "
         f"{MOST_STEPS} decisions each.",
         layer,
         actions,

@@ -96,9 +96,14 @@ class Chain(ABC, Generic[Agent]):
         while (T := next_stage(steps, done)) is not None:
             name = f"T{T}" if all(attempt.T != T for attempt in done) else f"T{T}-again"
             done.append(self.attempt(name, T, functools.partial(self.train_spiking, name, T, list(done))))
-        summary = self.summary(done)
+        further = self.finishing(best_attempt(done, done[-1].T).name)
+        summary = self.summary(done, further)
         self.run.finish(summary)
         return summary
+
+    def finishing(self, last: str) -> list[str]:
+        """Run the stages that follow the ``last`` T, if there are any, and return their names."""
+        return []
 
     def attempt(self, name: str, T: int, work: Callable[[StageFolder], Result]) -> Attempt:
         """Run a stage of a spiking network."""
@@ -143,15 +148,16 @@ class Chain(ABC, Generic[Agent]):
         for advice in report.advice:
             self.say(f"{name}: {advice}")
 
-    def summary(self, done: list[Attempt]) -> dict[str, Any]:
+    def summary(self, done: list[Attempt], further: list[str]) -> dict[str, Any]:
         """Return the stages' figures, the best of each T, with the paired difference to the ordinary network."""
         tried = sorted({attempt.T for attempt in done}, reverse=True)
-        names = (["ann"] if "ann" in self.results else []) + [best_attempt(done, T).name for T in tried]
+        names = (["ann"] if "ann" in self.results else []) + [best_attempt(done, T).name for T in tried] + further
         stages = []
         for name in names:
             result = dict(self.results[name])
             if result["T"] is not None:
-                result |= self.promote(name, f"T{result['T']}")
+                if name not in further:
+                    result |= self.promote(name, f"T{result['T']}")
                 if "ann" in self.results:
                     ours, theirs = (self.outcomes(self.results[one]) for one in (name, "ann"))
                     mean, low, high = mean_estimate(np.subtract(ours, theirs))

@@ -13,7 +13,7 @@ from snnrl.agents.classifier import Classifier
 from snnrl.agents.classifier.agent import Description
 from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
 from snnrl.agents.classifier.evaluate import evaluate
-from snnrl.agents.classifier.stages import ImageJob
+from snnrl.agents.classifier.stages import ImageJob, failure
 from snnrl.agents.classifier.training import Epochs, share_of_rate
 from snnrl.cli import main
 from snnrl.config import read_recipe
@@ -44,6 +44,7 @@ def little(T: int | None = None, **changes: Any) -> Classifier:
         "std": (0.2, 0.2, 0.2),
         "images": "cifar10",
         "hidden": (16,),
+        "batch_norm": T is None,
         "T": T,
     }
     return Classifier(Description(**given | changes), "cpu")
@@ -177,6 +178,77 @@ def test_the_whole_way_on_real_images(tmp_path: Path, capsys: pytest.CaptureFixt
         again = evaluate(Classifier.load(folder / stage["agent"]), read_images("cifar10", DATA).test)
         assert (again.accuracy, list(again.wrong)) == (stage["accuracy"], stage["wrong"])
     assert "not the official files" in summary["images"]["note"]
+
+
+def little_run(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> list[dict[str, Any]]:
+    given = ["--data", str(DATA), *LITTLE, "--network.width", "0.1", "--run", str(folder), "--json"]
+    code, out, err = run(capsys, "train", "cifar10-vgg6", *given, *words)
+    assert code in (0, 3), err
+    stages: list[dict[str, Any]] = json.loads(out.splitlines()[-1])["stages"]
+    return stages
+
+
+def test_stages_on_the_way_may_be_shorter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = little_run(capsys, tmp_path / "run", "--reduction.epochs", "2", "--reduction.passing", "1")
+    assert [len(stage["curve"]) for stage in stages] == [1, 1, 2]
+    assert [len(stage["training_curve"]) for stage in stages] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_pruning(scope: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pruning = ["--pruning.share", "0.9", "--pruning.scope", scope]
+    stages = little_run(capsys, tmp_path / "whole", *pruning)
+    assert [stage["name"] for stage in stages] == ["ann", "T2", "T1", "pruned"]
+    before, after = (Classifier.load(tmp_path / "whole" / f"{name}.zip") for name in ("T1", "pruned"))
+    shares = zeros(after)
+    assert np.average([share for share, _ in shares], weights=[size for _, size in shares]) == pytest.approx(0.9, 1e-3)
+    assert (max(share for share, _ in shares) - min(share for share, _ in shares) < 0.02) == (scope == "layer")
+    assert not any(share for share, _ in zeros(before))
+    old, new = (found.body.state_dict()["features.conv2.weights.weight"] for found in (before, after))
+    assert (old[new != 0] != new[new != 0]).double().mean() > 0.5
+    assert stages[-1]["energy_ratio"] > stages[-2]["energy_ratio"]
+    begun = little_run(capsys, tmp_path / "begun", "--from", str(tmp_path / "whole" / "T1.zip"), *pruning)
+    assert [stage["name"] for stage in begun] == ["T1", "pruned"]
+
+
+def zeros(classifier: Classifier) -> list[tuple[float, int]]:
+    """Return the share of zeros, and the number, of each layer's weights."""
+    weights = [value for name, value in classifier.body.state_dict().items() if name.endswith("weight")]
+    return [(float((value == 0).double().mean()), value.numel()) for value in weights]
+
+
+def test_thresholds_of_another_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    little_run(capsys, tmp_path / "first")
+    given = Classifier.load(tmp_path / "first" / "T1.zip")
+    with torch.no_grad():
+        for number, neuron in enumerate(neurons_of(given.network).values()):
+            neuron.threshold.fill_(7.0 + number)
+    given.save(tmp_path / "given.zip")
+    words = ["--from", str(tmp_path / "first" / "ann.zip"), "--thresholds-of", str(tmp_path / "given.zip")]
+    frozen = ["--schedule", "1", "--reduction.learning-rate", "1e-9"]
+    little_run(capsys, tmp_path / "second", *words, *frozen)
+    found = neurons_of(Classifier.load(tmp_path / "second" / "T1.zip").network).values()
+    assert [neuron.spike_value for neuron in found] == pytest.approx([7.0, 8.0, 9.0, 10.0])
+
+
+def test_a_binary_network_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--from", "scratch", "--schedule", "1", "--network.neuron", "binary"]
+    (stage,) = little_run(capsys, tmp_path / "run", *words)
+    assert stage["T"] == 1
+    assert all(0 < rate < 1 for rate in stage["spike_rate"].values())
+    assert Classifier.load(tmp_path / "run" / "T1.zip").description.batch_norm
+
+
+@pytest.mark.parametrize(
+    ("rates", "learnt", "why"),
+    [
+        ({"conv1": 0.1, "fc1": 0.2}, 0.13, ""),
+        ({"conv1": 0.1, "fc1": 0.2}, 0.11, "training accuracy 11.0%"),
+        ({"conv1": 0.1, "conv2": 0.0, "fc1": 0.0}, 0.13, "no spikes in conv2, fc1"),
+    ],
+)
+def test_failure(rates: dict[str, float], learnt: float, why: str) -> None:
+    assert failure({"spike_rate": rates, "training_curve": [0.5, learnt]}, classes=10) == why
 
 
 @pytest.mark.parametrize(

@@ -419,3 +419,25 @@ def test_counting_while_products_are_bfloat16() -> None:
     assert [layer.macs for layer in mixed] == [layer.macs for layer in plain]
     assert mixed[0] == replace(plain[0], spikes=mixed[0].spikes, resets=mixed[0].resets)
     assert mixed[0].active > 0
+
+
+def test_weights_that_are_zero_take_no_part() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+    kept = torch.rand_like(layer.weight) < 0.3
+    with torch.no_grad():
+        layer.weight.mul_(kept)
+    spikes = (torch.rand(4, 2, 5, 5) < 0.4).float()
+    (found,) = count_operations(layer, spikes, 4)
+    # each weight meets one input at each of 5x5 places, if it is not padding
+    inputs = nn.functional.pad(spikes, (1, 1, 1, 1))
+    met = [inputs[:, channel, y : y + 5, x : x + 5].sum() for _, channel, y, x in kept.nonzero().tolist()]
+    assert found.active == sum(met)
+    assert found.zero_weights == 54 - int(kept.sum())
+    assert found.macs - found.zero_macs == 25 * int(kept.sum())
+    dense = replace(found, zero_weights=0, zero_macs=0)
+    whole, pruned = tally(dense, PAPER), tally(found, PAPER)
+    assert pruned["accumulate"] == pytest.approx(whole["accumulate"] * int(kept.sum()) / 54)
+    assert pruned["weight_read"] == int(kept.sum())
+    assert tally(found, PAPER, skip_zeros=False)["accumulate"] == 54 * 25
+    assert ordinary_energy([found], PAPER) == ordinary_energy([dense], PAPER)

@@ -105,6 +105,18 @@ def test_the_papers_networks(kind: str, parameters: int, products: int) -> None:
     assert macs(kind, LINEAR[kind]) == products
 
 
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_share_of_the_channels(kind: str) -> None:
+    whole, quarter = (classifier(kind, IMAGE, 10, batch_norm=False, width=width) for width in (1.0, 0.25))
+    sizes = [tuple(layer.weight.shape[:2]) for layer in whole.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    small = [tuple(layer.weight.shape[:2]) for layer in quarter.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    (first, _), *inner, (_, last) = sizes
+    assert small[0] == (first // 4, 3)
+    assert small[1:-1] == [(n // 4, m // 4) for n, m in inner]
+    assert small[-1] == (10, last // 4)
+    assert quarter(torch.zeros(2, *IMAGE)).shape == (2, 10)
+
+
 def test_the_papers_memory_accesses() -> None:
     # VGG16 at T = 5 against T = 1: 5.03 (docs/deviations.md)
     potentials = sum(n * side**2 for _, n, _, side in CONVOLUTIONS["vgg16"]) + 4096 + 4096
@@ -182,7 +194,7 @@ def residual(width: int) -> nn.Sequential:
     return nn.Sequential(
         block(nn.Conv2d(2, width, 3)),
         BasicBlock(width, width, batch_norm=False, dropout=0.0),
-        BasicBlock(width, 2 * width, batch_norm=False, dropout=0.0),
+        BasicBlock(width, 2 * width, 2, batch_norm=False, dropout=0.0),
         nn.Flatten(),
         nn.Linear(2 * width * 4, 3),
     )

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snnrl.errors import did_you_mean
+from snnrl.errors import UserError, did_you_mean
 from snnrl.neurons import (
     GAMMA,
     IF,
     LIF,
     NEURONS,
+    Binary,
     ExpandTime,
     SpikeCount,
     fire,
@@ -474,10 +475,22 @@ def test_expand_time_repeats_rows_and_their_number() -> None:
     assert ExpandTime(3)(7) == 21
 
 
+def test_binary_activations_pass_the_gradient_straight_through() -> None:
+    neuron = Binary(1)
+    current = torch.tensor([[-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]], requires_grad=True)
+    spikes = neuron(current)
+    assert spikes.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+    (spikes * torch.arange(1.0, 8.0)).sum().backward()
+    assert current.grad is not None
+    assert current.grad.tolist() == [[0, 2, 3, 4, 5, 6, 0]]
+    with pytest.raises(UserError, match="decide in one timestep"):
+        Binary(2)(torch.ones(4, 1))
+
+
 def test_known_neurons() -> None:
-    assert NEURONS == {"lif": LIF, "if": IF}
+    assert {"lif": LIF, "if": IF, "binary": Binary} == NEURONS
     assert did_you_mean("lif_", NEURONS) == "; did you mean 'lif'?"
-    assert did_you_mean("banana", NEURONS) == f"; known: {', '.join(sorted(NEURONS))}"
+    assert did_you_mean("quadratic", NEURONS) == f"; known: {', '.join(sorted(NEURONS))}"
 
 
 def _optimised(layer: nn.Module) -> Iterator[float]:

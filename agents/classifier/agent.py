@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from snnrl.agents.classifier.config import Neuron
 from snnrl.agents.settings import Positive, Settings, Share, Steps
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.config import validate
@@ -31,8 +32,11 @@ class Description(Settings):
     std: tuple[float, ...]
     images: str
     """The set it was trained on."""
+    width: float = Field(1.0, gt=0)
     hidden: tuple[Positive, ...] | None = None
-    neuron: str = "lif"
+    batch_norm: bool = True
+    """Whether the network has batch-norm; a converted one has none."""
+    neuron: Neuron = "lif"
     dropout: Share = 0.0
     T: Steps | None = None
     """Timesteps per decision; None: the ordinary network."""
@@ -51,8 +55,9 @@ class Classifier:
             description.image_shape,
             len(description.labels),
             hidden=description.hidden,
-            batch_norm=description.T is None,
+            batch_norm=description.batch_norm,
             dropout=description.dropout,
+            width=description.width,
         )
         if description.T is None:
             self.network: nn.Module = body

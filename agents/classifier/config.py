@@ -7,16 +7,21 @@ from pydantic import Field
 from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
 
 Rate = Annotated[float, Field(gt=0)]
+Neuron = Literal["lif", "if", "binary"]
 
 
 class Network(Settings):
     """The classifier (arXiv 2110.05929, App. A.2.1)."""
 
     kind: Literal["vgg6", "vgg16", "resnet20"] = "vgg6"
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Share of the paper's channels, and of the units of its fully connected layers."""
     hidden: tuple[Positive, ...] | None = None
-    """Widths of the fully connected layers before the head; None: those of the kind."""
-    neuron: Literal["lif", "if"] = "lif"
-    """Leaky integrate-and-fire with a trained leak (lif), or without leak (if)."""
+    """Units of the fully connected layers before the head; None: those of the kind."""
+    batch_norm: bool = True
+    """Whether the ordinary network has batch-norm, which conversion folds into the weights."""
+    neuron: Neuron = "lif"
+    """Leaky integrate-and-fire with a trained leak (lif), without leak (if), or 0 and 1 by sign, for T = 1 (binary)."""
 
 
 class Training(Settings):
@@ -44,6 +49,9 @@ class Reduction(Training):
     """What a stage of a spiking network trains on: labels, and the ordinary network's answers if asked for."""
 
     epochs: Positive = 20
+    """Of the last stage."""
+    passing: Positive | None = None
+    """Epochs of each stage before it; None: as many."""
     optimizer: Literal["SGD", "Adam"] = "Adam"
     learning_rate: Rate = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -57,6 +65,15 @@ class Reduction(Training):
     """Where T falls, thresholds that would silence a layer fall too (docs/deviations.md), or all stay (the paper)."""
     spike_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Weight in the loss of the spikes per neuron and decision, the mean over layers."""
+
+
+class Pruning(Settings):
+    """Taking away the weights of the smallest magnitude, after the last stage (arXiv 2110.05929, Sec. 5)."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the weights that are taken away; 0: no stage of pruning."""
+    scope: Literal["global", "layer"] = "global"
+    """The smallest of all weights, or the same share of each layer."""
 
 
 class Conversion(Settings):
@@ -87,4 +104,5 @@ class ImageRecipe(StagedRecipe):
     """The ordinary network's training."""
     conversion: Conversion = Conversion()
     reduction: Reduction = Reduction()
+    pruning: Pruning = Pruning()
     gate: Gate = Gate()

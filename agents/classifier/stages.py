@@ -1,5 +1,6 @@
 """The main job for images: an ordinary classifier, its spiking conversion, and one stage after another at fewer T."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,15 +10,17 @@ import torch
 from snnrl.agents import metrics
 from snnrl.agents.chain import Chain, Reporter
 from snnrl.agents.classifier.agent import Classifier, Description
-from snnrl.agents.classifier.config import ImageRecipe, Training
+from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
 from snnrl.agents.classifier.evaluate import evaluate, predictions
 from snnrl.agents.classifier.training import Epochs
 from snnrl.conversion import convert
 from snnrl.envs.images import ImageSet, Normalization, in_order
-from snnrl.networks import calibrating
+from snnrl.networks import calibrating, pruned
 from snnrl.pipeline import Result, StageFolder
 from snnrl.reduction import Attempt, best_attempt
 from snnrl.runs import RunFolder
+
+NEAR_CHANCE = 0.02
 
 
 class ImageJob(Chain[Classifier]):
@@ -35,10 +38,12 @@ class ImageJob(Chain[Classifier]):
         *,
         start: Classifier | None = None,
         scratch: bool = False,
+        thresholds_of: Classifier | None = None,
     ) -> None:
         super().__init__(recipe, recipe.gate.tolerance, run, reporter, say, start=start, scratch=scratch)
         self.recipe = recipe
         self.images = images
+        self.thresholds_of = thresholds_of
 
     def train_ordinary(self, folder: StageFolder) -> Result:
         """Train the ordinary network."""
@@ -64,8 +69,29 @@ class ImageJob(Chain[Classifier]):
         result["before"] = self.before(classifier)
         teacher = self.load("ann") if "ann" in self.results else None
         training = self.recipe.ann if teacher is None and before is None else self.recipe.reduction
-        result |= self.learn(name, classifier, training, folder, teacher)
-        return result | self.finish(name, classifier)
+        if isinstance(training, Reduction) and self.steps[-1] != T:
+            training = training.model_copy(update={"epochs": training.passing or training.epochs})
+        result |= self.learn(name, classifier, training, folder, teacher) | self.finish(name, classifier)
+        result["failed"] = failure(result, len(self.images.classes))
+        if result["failed"]:
+            self.say(f"{name}: failed to learn, {result['failed']}")
+        return result
+
+    def finishing(self, last: str) -> list[str]:
+        """Prune the last stage's classifier, if asked to."""
+        if not self.recipe.pruning.share:
+            return []
+        self.stage("pruned", functools.partial(self.train_pruned, last))
+        return ["pruned"]
+
+    def train_pruned(self, last: str, folder: StageFolder) -> Result:
+        """Take away the smallest weights of the last stage's classifier, and train the others."""
+        classifier = self.load(last)
+        with pruned(classifier.network, self.recipe.pruning.share, by_layer=self.recipe.pruning.scope == "layer"):
+            result: Result = {"before": self.before(classifier)}
+            teacher = self.load("ann") if "ann" in self.results else None
+            result |= self.learn("pruned", classifier, self.recipe.reduction, folder, teacher)
+        return result | self.finish("pruned", classifier)
 
     def untrained(self, name: str, T: int | None) -> Classifier:
         """Return a classifier with random weights."""
@@ -79,7 +105,9 @@ class ImageJob(Chain[Classifier]):
             mean=normalization.mean,
             std=normalization.std,
             images=recipe.images,
+            width=recipe.network.width,
             hidden=recipe.network.hidden,
+            batch_norm=recipe.network.batch_norm and (T is None or recipe.network.neuron == "binary"),
             neuron=recipe.network.neuron,
             dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
             T=T,
@@ -89,10 +117,16 @@ class ImageJob(Chain[Classifier]):
     def converted(self, name: str, T: int, result: Result) -> Classifier:
         """Return the spiking conversion of the ordinary network."""
         ordinary = self.load("ann")
-        percentile, neuron = self.recipe.conversion.percentile, ordinary.description.neuron
-        made = convert(ordinary.network, self.calibration(ordinary), steps=T, percentile=percentile, neuron=neuron)
-        dropout = self.recipe.reduction.dropout
-        changes = {"T": T, "dropout": dropout if ordinary.description.dropout else 0.0}
+        made = convert(
+            ordinary.network,
+            self.calibration(ordinary),
+            steps=T,
+            percentile=self.recipe.conversion.percentile,
+            neuron=ordinary.description.neuron,
+            thresholds_of=None if self.thresholds_of is None else self.thresholds_of.body,
+        )
+        dropout = self.recipe.reduction.dropout if ordinary.description.dropout else 0.0
+        changes = {"T": T, "batch_norm": False, "dropout": dropout}
         spiking = Classifier(ordinary.description.model_copy(update=changes), self.recipe.device)
         spiking.body.load_state_dict(made.network.body.state_dict())
         result["conversion"] = made.report.as_dict()
@@ -150,7 +184,8 @@ class ImageJob(Chain[Classifier]):
         seed, precision = self.seed(name), self.recipe.precision
         log = self.logger(name)
         trained = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher).run()
-        return {"gate_accuracy": trained.accuracy, "curve": trained.curve}
+        curves = {"curve": trained.curve, "training_curve": trained.training_curve}
+        return {"gate_accuracy": trained.accuracy, **curves}
 
     def finish(self, name: str, classifier: Classifier) -> Result:
         """Write the stage's classifier and report on it, on images that were used for nothing else."""
@@ -177,3 +212,14 @@ class ImageJob(Chain[Classifier]):
         """Return what is to be said of the data."""
         sizes = {part: len(getattr(self.images, part)) for part in ("train", "validation", "test")}
         return {"images": sizes | {"note": self.images.note}}
+
+
+def failure(result: Result, classes: int) -> str:
+    """Say why a spiking stage has learnt nothing: a layer without spikes, or answers as good as chance; else nothing.
+
+    As good as chance: within :data:`NEAR_CHANCE` of it on the training images of the last epoch.
+    """
+    if silent := [name for name, rate in result["spike_rate"].items() if not rate]:
+        return f"no spikes in {', '.join(silent)}"
+    learnt = result["training_curve"][-1]
+    return f"training accuracy {learnt:.1%}" if learnt < 1 / classes + NEAR_CHANCE else ""

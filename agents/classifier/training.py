@@ -29,10 +29,11 @@ REPORT_EVERY = 20
 
 
 class Trained(NamedTuple):
-    """The best accuracy on the validation images, and that of every epoch."""
+    """The best accuracy on the validation images, that of every epoch, and that on the training images as they came."""
 
     accuracy: float
     curve: list[float]
+    training_curve: list[float]
 
 
 class Epochs:
@@ -58,8 +59,9 @@ class Epochs:
         self.precision, self.teacher = precision, teacher
         normalization, device = classifier.normalization, classifier.device
         self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device)
-        self.epoch = self.batch = 0
+        self.epoch = self.batch = self.right = 0
         self.curve: list[float] = []
+        self.training_curve: list[float] = []
         self.best: dict[str, Tensor] = {}
         parameters = [parameter for parameter in classifier.network.parameters() if parameter.requires_grad]
         rate, decay = settings.learning_rate, settings.weight_decay
@@ -79,7 +81,7 @@ class Epochs:
             self.train_epoch()
             self.judge()
         self.classifier.body.load_state_dict(self.best)
-        return Trained(max(self.curve), self.curve)
+        return Trained(max(self.curve), self.curve, self.training_curve)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
@@ -87,7 +89,8 @@ class Epochs:
         if checkpoint is None:
             return
         metadata, tensors = checkpoint
-        self.epoch, self.batch, self.curve = metadata["epoch"], metadata["batch"], metadata["curve"]
+        self.epoch, self.batch, self.right = metadata["epoch"], metadata["batch"], metadata["right"]
+        self.curve, self.training_curve = metadata["curve"], metadata["training_curve"]
         self.classifier.body.load_state_dict(tensors["network"])
         self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], metadata["optimizer"]))
         self.best = tensors["best"]
@@ -95,7 +98,9 @@ class Epochs:
     def save(self) -> None:
         """Write a checkpoint."""
         optimizer, layout = flatten_optimizer(self.optimizer.state_dict())
-        metadata = {"epoch": self.epoch, "batch": self.batch, "curve": self.curve, "optimizer": layout}
+        progress = {"epoch": self.epoch, "batch": self.batch, "right": self.right}
+        curves = {"curve": self.curve, "training_curve": self.training_curve}
+        metadata = {**progress, **curves, "optimizer": layout}
         tensors = {"network": self.classifier.body.state_dict(), "optimizer": optimizer, "best": self.best}
         self.folder.save(metadata, tensors)
 
@@ -105,7 +110,7 @@ class Epochs:
         for batch in self.batches.epoch(self.epoch, self.batch):
             torch.manual_seed(self._draws())
             loss, right = self._step(batch)
-            self.batch += 1
+            self.batch, self.right = self.batch + 1, self.right + right
             if self.batch % REPORT_EVERY == 0 or self.batch == len(self.batches):
                 self._check(loss.item(), right / len(batch.labels))
             if STOP.is_set() or self.batch % self.settings.checkpoint_every == 0:
@@ -164,7 +169,8 @@ class Epochs:
         if not self.curve or accuracy > max(self.curve):
             self.best = {name: value.clone() for name, value in self.classifier.body.state_dict().items()}
         self.curve.append(accuracy)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.training_curve.append(self.right / (self.batches.size * len(self.batches)))
+        self.epoch, self.batch, self.right = self.epoch + 1, 0, 0
         self.logger.record("eval/accuracy", accuracy)
         self.logger.dump(self.epoch * len(self.batches))
         if self.epoch < self.settings.epochs:

@@ -26,6 +26,8 @@ class TrainImagesOptions(ImageRecipe):
     """Folder of the images; nothing is downloaded."""
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
     """ann: train the ordinary network first; scratch: train at T from scratch; or the file of a classifier."""
+    thresholds_of: Path | None = None
+    """File of a spiking classifier whose thresholds and leaks the conversion takes, instead of a percentile."""
     run: Path | None = None
     """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -44,15 +46,27 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
     start = None if scratch or options.start == "ann" else Classifier.load(Path(options.start), recipe.device)
     if start is not None:
         check(start, images, recipe)
+    thresholds_of = None if options.thresholds_of is None else Classifier.load(options.thresholds_of, recipe.device)
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
     config = {**recipe.model_dump(mode="json"), "from": Path(options.start).name}
     if start is not None:
         config["weights"] = fingerprint(start.body.state_dict())
+    if thresholds_of is not None:
+        config["thresholds_of"] = fingerprint(thresholds_of.body.state_dict())
 
     def make(display: Display) -> ImageJob:
         if images.note:
             display.say(images.note)
-        return ImageJob(recipe, images, run, display.stage, display.say, start=start, scratch=scratch)
+        return ImageJob(
+            recipe,
+            images,
+            run,
+            display.stage,
+            display.say,
+            start=start,
+            scratch=scratch,
+            thresholds_of=thresholds_of,
+        )
 
     summary, code = run_chain(make, run, config, options.as_json)
     if options.as_json:
@@ -73,7 +87,7 @@ def check(start: Classifier, images: ImageSet, recipe: ImageRecipe) -> None:
             f"the classifier to begin with knows {len(description.labels)} classes, {recipe.images} has "
             f"{len(images.classes)}: give other --data or another --from"
         )
-    if start.T is not None and recipe.steps[-1] >= start.T:
+    if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:
         raise UserError(
             f"the classifier to begin with decides in {start.T} timesteps already, nothing is left to lower to "
             f"{recipe.steps[-1]}: begin with another one, such as ann.zip in its run folder"

@@ -1,5 +1,6 @@
 """Fill the activation slots of a traced network, layer by layer, on a batch of observations."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,12 +45,14 @@ class Calibration:
         percentile: float,
         neuron: type[SpikingNeuron],
         shapes: dict[fx.Node, torch.Size],
+        given: Mapping[str, SpikingNeuron],
     ) -> None:
         self.graph = graph
         self.steps = steps
         self.percentile = percentile
         self.neuron = neuron
         self.shapes = shapes
+        self.given = given
         self.timed = timed_nodes(graph)
         self.uses = parameter_uses(graph)
         self.scale: dict[fx.Node, float | Tensor] = {}
@@ -122,11 +125,20 @@ class Calibration:
         current = self.interpreter.env[source]
         name = slot_name(self.graph, node)
         layer = self.neuron(self.steps, encoder=source not in self.timed)
+        short = name.removesuffix(".act")
         if not layer.calibrate(current, self.percentile):
-            self.silent.add(name.removesuffix(".act"))
+            self.silent.add(short)
+        if self.given:
+            layer.load_state_dict(self.given_state(short))
         self.graph.add_submodule(name, layer.to(current.device))
         node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
         self.scale[node] = float(layer.spike_value)
+
+    def given_state(self, name: str) -> dict[str, Tensor]:
+        """Return the threshold and leak that are to be taken for a layer."""
+        if name not in self.given:
+            raise UserError(f"the network whose thresholds are to be taken has no spiking layer {name!r}")
+        return self.given[name].state_dict()
 
     def pass_on(self, node: fx.Node) -> None:
         """Carry the inputs' scale to the output, or into the weights."""

@@ -35,14 +35,16 @@ def convert(
     steps: int = 5,
     percentile: float = PERCENTILE,
     neuron: str = "lif",
+    thresholds_of: nn.Module | None = None,
 ) -> Conversion:
     """Return a spiking copy of any torch Q-network, ``(B, ...)`` to ``(B, K)``; ``module`` itself is left as it was.
 
     Batch-norm is folded. Then, in the order of the forward, every activation becomes a layer of neurons whose threshold
     is the ``percentile`` of its pre-activation on ``observations`` (a batch ``(B, ...)`` such as the agent meets), the
     earlier layers already spiking. A spike of a layer stands for its threshold: that factor is multiplied into the next
-    layer's weights, so spikes are 0 or 1 and biases keep their meaning; the head is divided by ``steps``. The copy is
-    in evaluation mode. Source: arXiv 2110.05929, Sec. 3; the rescaling is ours (docs/deviations.md).
+    layer's weights, so spikes are 0 or 1 and biases keep their meaning; the head is divided by ``steps``.
+    ``thresholds_of`` is a spiking network whose thresholds and leaks are taken instead, layer by layer. The copy is in
+    evaluation mode. Source: arXiv 2110.05929, Sec. 3; the rescaling is ours (docs/deviations.md).
 
     Raises:
         UserError: an operation between spikes and output is not supported (it is named), nothing can spike, or the
@@ -58,7 +60,8 @@ def convert(
     graph = trace(ordinary)
     fold_batch_norm(graph)
     shapes = _shapes(graph, observations, expected)
-    conversion = Calibration(graph, cloned(observations), steps, percentile, NEURONS[neuron], shapes)
+    given = {} if thresholds_of is None else neurons_of(thresholds_of)
+    conversion = Calibration(graph, cloned(observations), steps, percentile, NEURONS[neuron], shapes, given)
     conversion.run()
     network = SpikingNetwork(graph, steps, sorted(conversion.heads)).eval()
     return Conversion(network, _report(network, observations, expected, conversion))

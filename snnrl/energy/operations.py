@@ -1,7 +1,8 @@
 """Count the operations of a network's layers and neurons on observations that it meets, exactly.
 
 A product is counted where its input takes part in it, padding and stride included: the gradient of the sum of a layer's
-outputs, its weights all one, is the number of products that each input enters (its fan-out).
+outputs, its weights all one, is the number of products that each input enters (its fan-out). Weights that are zero, as
+pruning leaves them, count as absent.
 """
 
 import copy
@@ -57,6 +58,10 @@ class LayerOperations:
     """Sent by them."""
     resets: int = 0
     """Of these, the spikes before the last step: a later step sees the potential that they leave."""
+    zero_weights: int = 0
+    """Of the parameters: they take no part."""
+    zero_macs: int = 0
+    """Products of one pass with these weights."""
     grey: float = 1.0
     """Inputs of the ordinary network's layer for each one of this, where that sees frames and this one planes; 0 where
     the ordinary network has no such layer."""
@@ -88,6 +93,8 @@ class LayerOperations:
             steps=0,
             spikes=0,
             resets=0,
+            zero_weights=0,
+            zero_macs=0,
             grey=1.0,
         )
 
@@ -167,12 +174,14 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
     spiking, events = count_events(count, values)
     passes = len(values) // count.decisions
     bias = 0 if layer.bias is None else layer.bias.numel()
+    macs = output[0].numel() * layer.weight[0].numel()
+    zeros = int((layer.weight == 0).sum())
     count.layers.append(
         LayerOperations(
             name,
             count.decisions,
             passes,
-            macs=output[0].numel() * layer.weight[0].numel(),
+            macs=macs,
             spiking=spiking,
             events=int(events.sum()),
             active=int((events * fan_out(layer, values[:1])).sum()),
@@ -180,6 +189,8 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
             outputs=output[0].numel(),
             parameters=layer.weight.numel() + bias,
             biases=output[0].numel() if bias else 0,
+            zero_weights=zeros,
+            zero_macs=macs * zeros // layer.weight.numel(),
             grey=count.grey,
         )
     )
@@ -198,12 +209,15 @@ def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
     return whole, sum_rows(rows if whole else (rows != 0).float()).double()
 
 
-def fan_out(layer: nn.Module, row: Tensor) -> Tensor:
-    """Return for each input of one row ``(1, ...)`` how many products it enters, shape as the row without its first."""
+def fan_out(layer: Any, row: Tensor) -> Tensor:
+    """Return for each input of one row ``(1, ...)`` how many products it enters, shape as the row without its first.
+
+    Products with weights that are zero are left out.
+    """
     bare = copy.copy(layer)
     bare._forward_hooks = OrderedDict()  # one of them is counting
     parameters = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in layer.named_parameters()}
-    parameters["weight"] += 1
+    parameters["weight"] += layer.weight != 0
     with torch.enable_grad():
         inputs = torch.zeros_like(row, dtype=torch.float64, requires_grad=True)
         (reached,) = torch.autograd.grad(functional_call(bare, parameters, (inputs,)).sum(), inputs)

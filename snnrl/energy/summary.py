@@ -12,7 +12,7 @@ Tally = dict[str, float]
 
 
 def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None = None) -> Tally:
-    """Return the operations of a layer and its neurons in one decision.
+    """Return the operations of a layer and its neurons in one decision; weights that are zero are not there.
 
     Spiking input counts as its mean rate times all products (arXiv 2110.05929, Eq. 4) or by the spikes' real fan-out,
     as the table has it. ``skip_zeros``: whether products with zero are left out; by default where the input spikes.
@@ -20,9 +20,9 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
     """
     skip = layer.spiking if skip_zeros is None else skip_zeros
     if not skip:
-        products = float(layer.macs * layer.passes)
+        products = float((layer.macs - (skip_zeros is None) * layer.zero_macs) * layer.passes)
     elif table.products == "rate" and layer.input_rate is not None:
-        products = layer.input_rate * layer.macs
+        products = layer.input_rate * (layer.macs - layer.zero_macs)
     else:
         products = layer.active / layer.decisions
     stored = layer.neurons * max(layer.steps - 1, 0)
@@ -32,7 +32,7 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
         "multiply": stored * layer.leaks,
         "add": layer.biases * layer.passes + layer.rectified + stored + layer.resets / layer.decisions,
         "compare": layer.neurons * layer.steps,
-        "weight_read": layer.parameters * layer.passes,
+        "weight_read": (layer.parameters - layer.zero_weights) * layer.passes,
         "value_read": 0 if layer.spiking else layer.inputs * layer.passes,
         "value_write": 0 if layer.neurons else layer.outputs * layer.passes,
         "spike_read": layer.inputs * layer.passes if layer.spiking else 0,

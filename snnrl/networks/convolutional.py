@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from snnrl.errors import UserError, did_you_mean
-from snnrl.networks.layers import output_width
+from snnrl.networks.layers import output_width, share_of
 from snnrl.networks.mlp import mlp
 from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.resnet import resnet20
@@ -44,10 +44,12 @@ def classifier(
     hidden: Sequence[int] | None = None,
     batch_norm: bool = True,
     dropout: float = 0.5,
+    width: float = 1.0,
 ) -> nn.Sequential:
     """Return a kind of :data:`CLASSIFIERS`, images ``(B, C, H, W)`` to logits ``(B, classes)``, its weights He-normal.
 
-    ``hidden``: widths of the fully connected layers before the head, by default those of the kind. A spiking network
+    ``hidden``: widths of the fully connected layers before the head, by default those of the kind; ``width``: the share
+    of the kind's channels and of the units of those layers. A spiking network
     has neurons in its slots (:func:`fill_slots`), no batch-norm and, in the paper, a ``dropout`` of 0.2.
 
     Raises:
@@ -55,8 +57,8 @@ def classifier(
     """
     if kind not in CLASSIFIERS:
         raise UserError(f"unknown network {kind!r}{did_you_mean(kind, CLASSIFIERS)}")
-    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout)
-    widths = CLASSIFIERS[kind] if hidden is None else hidden
+    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout, width=width)
+    widths = [share_of(units, width) for units in CLASSIFIERS[kind]] if hidden is None else hidden
     decision = mlp(output_width(features, image_shape), widths, classes, bias=False, dropout=dropout)
     network = nn.Sequential(OrderedDict(features=features, decision=decision))
     for layer in network.modules():

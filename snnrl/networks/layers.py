@@ -53,6 +53,11 @@ def with_features(
     return nn.Sequential(parts)
 
 
+def share_of(channels: int, width: float) -> int:
+    """Return ``width`` of the channels, at least one."""
+    return max(1, round(width * channels))
+
+
 def without_bias(network: nn.Module) -> None:
     """Take the bias off every linear and convolutional layer, in place.
 

@@ -1,11 +1,13 @@
 """ResNet20 for spikes: three plain layers, then basic blocks whose sums are currents (arXiv 2110.05929, App. A.2.1)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from snnrl.energy import LayerOperations, counts
 from snnrl.energy.operations import Count, count_events
-from snnrl.networks.layers import block, with_features
+from snnrl.networks.layers import block, share_of, with_features
 from snnrl.networks.vgg import POOL, convolution, is_large, plain_layers
 
 STEM = (64, 64, 64, POOL)
@@ -14,29 +16,36 @@ BLOCKS = (64, 64, 128, 128, 256, 256, 512, 512)
 
 
 def resnet20(
-    observation_shape: tuple[int, int, int], features: int = 512, *, batch_norm: bool = False, dropout: float = 0.0
+    observation_shape: tuple[int, int, int],
+    features: int = 512,
+    *,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    width: float = 1.0,
 ) -> nn.Sequential:
-    """Return a stem of three convolutions, eight blocks and ``fc1``: images to ``(B, features)``, or maps with 0."""
+    """Return a stem of three convolutions, eight blocks and ``fc1``: images to ``(B, features)``, or maps with 0.
+
+    ``width``: the share of the paper's channels.
+    """
     plan = LARGE_STEM if is_large(observation_shape) else STEM
-    parts = plain_layers(observation_shape[0], plan, batch_norm=batch_norm, dropout=dropout)
-    channels = STEM[0]
-    for number, width in enumerate(BLOCKS, 1):
-        parts[f"block{number}"] = BasicBlock(channels, width, batch_norm=batch_norm, dropout=dropout)
-        channels = width
+    parts = plain_layers(observation_shape[0], plan, batch_norm=batch_norm, dropout=dropout, width=width)
+    for number, (before, channels) in enumerate(pairwise((STEM[0], *BLOCKS)), 1):
+        narrow, wide = share_of(before, width), share_of(channels, width)
+        stride = 1 if before == channels else 2
+        parts[f"block{number}"] = BasicBlock(narrow, wide, stride, batch_norm=batch_norm, dropout=dropout)
     return with_features(parts, observation_shape, features)
 
 
 class BasicBlock(nn.Module):
     """Two convolutions and a shortcut, whose currents are added in front of the second activation.
 
-    Where the width changes, the maps are halved and the shortcut is a convolution of 1x1.
+    With a stride the maps are smaller and the shortcut is a convolution of 1x1.
     """
 
-    def __init__(self, channels: int, width: int, *, batch_norm: bool, dropout: float) -> None:
+    def __init__(self, channels: int, width: int, stride: int = 1, *, batch_norm: bool, dropout: float) -> None:
         super().__init__()
-        stride = 1 if channels == width else 2
         self.shortcut: nn.Module = IdentityShortcut()
-        if channels != width:
+        if stride > 1:
             self.shortcut = block(*convolution(channels, width, 1, stride, batch_norm=batch_norm), activation=None)
         self.conv1 = block(*convolution(channels, width, 3, stride, batch_norm=batch_norm))
         self.dropout = nn.Dropout(dropout)

@@ -1,12 +1,13 @@
 """VGG6 and VGG16 with average pooling and dropout in place of max-pooling (arXiv 2110.05929, App. A.2.1)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
-from snnrl.networks.layers import block, with_features
+from snnrl.networks.layers import block, share_of, with_features
 
 POOL = "A"
 """Averages of 2x2."""
@@ -18,27 +19,28 @@ LARGE = 64
 """Pixels a side above which an image is pooled more often, as the ImageNet networks do with 224."""
 
 
-def vgg6(
-    observation_shape: tuple[int, int, int], features: int = 512, *, batch_norm: bool = False, dropout: float = 0.0
-) -> nn.Sequential:
-    """Return three convolutions and ``fc1``: images ``(B, C, H, W)`` to ``(B, features)``, or flattened maps with 0."""
-    return _vgg(VGG6, observation_shape, features, batch_norm, dropout)
+def vgg6(observation_shape: tuple[int, int, int], features: int = 512, **options: Any) -> nn.Sequential:
+    """Return three convolutions and ``fc1``: images ``(B, C, H, W)`` to ``(B, features)``, or flattened maps with 0.
+
+    ``options`` are those of :func:`plain_layers`.
+    """
+    return _vgg(VGG6, observation_shape, features, options)
 
 
-def vgg16(
-    observation_shape: tuple[int, int, int], features: int = 512, *, batch_norm: bool = False, dropout: float = 0.0
-) -> nn.Sequential:
-    """Return thirteen convolutions and ``fc1``: images to ``(B, features)``, or to the flattened maps with 0."""
-    return _vgg(VGG16, observation_shape, features, batch_norm, dropout)
+def vgg16(observation_shape: tuple[int, int, int], features: int = 512, **options: Any) -> nn.Sequential:
+    """Return thirteen convolutions and ``fc1``: images to ``(B, features)``, or to the flattened maps with 0.
+
+    ``options`` are those of :func:`plain_layers`.
+    """
+    return _vgg(VGG16, observation_shape, features, options)
 
 
 def _vgg(
-    plan: Sequence[int | str], observation_shape: tuple[int, int, int], features: int, batch_norm: bool, dropout: float
+    plan: Sequence[int | str], observation_shape: tuple[int, int, int], features: int, options: Mapping[str, Any]
 ) -> nn.Sequential:
     if is_large(observation_shape):
         plan = (*plan, POOL)
-    parts = plain_layers(observation_shape[0], plan, batch_norm=batch_norm, dropout=dropout)
-    return with_features(parts, observation_shape, features)
+    return with_features(plain_layers(observation_shape[0], plan, **options), observation_shape, features)
 
 
 def is_large(observation_shape: tuple[int, int, int]) -> bool:
@@ -47,21 +49,26 @@ def is_large(observation_shape: tuple[int, int, int]) -> bool:
 
 
 def plain_layers(
-    channels: int, plan: Sequence[int | str], *, batch_norm: bool, dropout: float
+    channels: int,
+    plan: Sequence[int | str],
+    *,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    width: float = 1.0,
 ) -> OrderedDict[str, nn.Module]:
-    """Return the convolutions of these widths, 3x3, with average pooling where the plan has ``POOL``.
+    """Return the convolutions of these channels, 3x3, with average pooling where the plan has ``POOL``.
 
-    Dropout follows every activation that no pooling follows.
+    Dropout follows every activation that no pooling follows. ``width``: the share of the plan's channels.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     number = pools = 0
-    for width, following in pairwise((*plan, None)):
-        if isinstance(width, int):
+    for planned, following in pairwise((*plan, None)):
+        if isinstance(planned, int):
             number += 1
-            parts[f"conv{number}"] = block(*convolution(channels, width, 3, batch_norm=batch_norm))
+            before, channels = channels, share_of(planned, width)
+            parts[f"conv{number}"] = block(*convolution(before, channels, 3, batch_norm=batch_norm))
             if dropout and following != POOL:
                 parts[f"dropout{number}"] = nn.Dropout(dropout)
-            channels = width
         else:
             pools += 1
             parts[f"pool{pools}"] = nn.AvgPool2d(2)

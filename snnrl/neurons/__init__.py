@@ -1,18 +1,20 @@
 """Spiking neurons: the equations as functions, the kinds of neuron as modules."""
 
+from snnrl.neurons.binary import Binary
 from snnrl.neurons.functional import Scan, fire, lif_scan
 from snnrl.neurons.lif import IF, LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
 from snnrl.neurons.surrogate import GAMMA, linear_surrogate
 
-NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF}
+NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF, "binary": Binary}
 
 __all__ = [
     "GAMMA",
     "IF",
     "LIF",
     "NEURONS",
+    "Binary",
     "ExpandTime",
     "Scan",
     "SpikeCount",

@@ -1,9 +1,10 @@
 """Kill a run many times with SIGKILL, resume it, compare it with an unbroken run.
 
-usage: python benchmarks/kills.py [cartpole-state|pong] [--output FILE]
+usage: python benchmarks/kills.py [cartpole-state|pong|cifar10-vgg6] [--output FILE]
 
 Moments are drawn over the training steps of the unbroken run's stages, two of them in the middle of writing a
-checkpoint: twenty or more of ``cartpole-state``, eight of a ``pong`` cut to 100 k steps and two short stages.
+checkpoint: twenty or more of ``cartpole-state`` and of a small ``cifar10-vgg6`` on the images of the tests, eight of a
+``pong`` cut to 100 k steps and two short stages.
 Prints one JSON object: kills, and tensors that differ in each stage (all 0).
 """
 
@@ -22,13 +23,18 @@ import torch
 from snnrl.checkpoint import read_archive
 from snnrl.files import write_json
 
-VICTIM = Path(__file__).parent.parent / "tests" / "victim.py"
+TESTS = Path(__file__).parent.parent / "tests"
+VICTIM = TESTS / "victim.py"
 SHORT = "--ann.steps 100000 --ann.eval-every 50000 --ann.checkpoint-every 20000 --dqn.gradient-steps 1 --schedule 2,1"
 STAGES = "--reduction.frames 2000 --reduction.own-frames 1000 --reduction.batches 300 --reduction.rounds 1"
+IMAGES = f"--data {TESTS / 'data' / 'cifar10'} --network.hidden 32 --schedule 3,2,1 --gate.tolerance 1"
+CLASSIFIER = "--ann.epochs 20 --ann.batch-size 18 --ann.checkpoint-every 5"
+STEPS = "--reduction.epochs 12 --reduction.batch-size 18 --reduction.checkpoint-every 5 --reduction.schedule steps"
 GAMES = "--gate.episodes 1 --report-episodes 1 --gate.tolerance 0"
 RUNS: dict[str, tuple[list[str], int]] = {
     "cartpole-state": ([], 3),
     "pong": (f"{SHORT} {STAGES} {GAMES}".split(), 2),
+    "cifar10-vgg6": (f"{IMAGES} {CLASSIFIER} {STEPS}".split(), 5),
 }
 """Flags of each run, and the kills in each stage but for those while a checkpoint is written."""
 
@@ -50,8 +56,7 @@ def moments(summary: dict[str, Any], share: int) -> list[str]:
     names = ["ann", *(attempt["name"] for attempt in summary["attempts"])]
     found = []
     for name in names:
-        steps = summary["stages"][0]["steps"] if name == "ann" else summary["recipe"]["reduction"]["batches"]
-        drawn = [f"{name}@{step}" for step in sorted(draw.sample(range(50, steps - 50), share))]
+        drawn = [f"{name}@{step}" for step in sorted(draw.sample(range(50, length(summary, name) - 50), share))]
         if name == names[0]:
             drawn.insert(0, f"{name}@write:4")
         elif name == names[-1]:
@@ -60,9 +65,17 @@ def moments(summary: dict[str, Any], share: int) -> list[str]:
     return found
 
 
+def length(summary: dict[str, Any], name: str) -> int:
+    """Return the training steps of a stage: those of the environment, or batches."""
+    settings = summary["recipe"]["ann" if name == "ann" else "reduction"]
+    if "images" in summary:
+        return int(settings["epochs"] * (summary["images"]["train"] // settings["batch_size"]))
+    return int(summary["stages"][0]["steps"] if name == "ann" else settings["batches"])
+
+
 def differing(one: Path, other: Path) -> int:
     """Return how many tensors of two agents are not equal bit for bit."""
-    ours, theirs = (read_archive(path).tensors["policy"] for path in (one, other))
+    (ours,), (theirs,) = (read_archive(path).tensors.values() for path in (one, other))
     return sum(not torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 

@@ -42,12 +42,42 @@ SINGLE = PONG[: PONG.index("reduction")].replace("atari\nenv: pong", "pong-paper
 SINGLE += (
     "reduction: {td: {steps: 400, eval_every: 400, checkpoint_every: 150}}\ngate: {episodes: 2}\nreport_episodes: 2\n"
 )
-RECIPES = {"distill": RECIPE, "td": RECIPE[: RECIPE.index("reduction")] + TD, "pong": PONG, "pong-paper": SINGLE}
+IMAGES = """
+base: cifar10-vgg6
+schedule: [2, 1]
+network: {hidden: [16]}
+ann: {epochs: 2, batch_size: 26, schedule: one-cycle, checkpoint_every: 4}
+conversion: {images: 64}
+reduction: {epochs: 2, batch_size: 26, schedule: steps, drops: [0.5], distillation: 0.5, checkpoint_every: 4}
+gate: {tolerance: 1}
+"""
+IMAGES_SWAPPED = """
+base: cifar10-vgg6
+schedule: [2, 1]
+precision: fp32
+network: {hidden: [16], neuron: if}
+ann: {epochs: 2, batch_size: 26, optimizer: Adam, schedule: steps, drops: [0.5], checkpoint_every: 4}
+conversion: {images: 64}
+reduction:
+  {epochs: 2, batch_size: 26, optimizer: SGD, schedule: one-cycle, distillation: 1, spike_penalty: 0.1,
+   checkpoint_every: 4}
+gate: {tolerance: 1}
+"""
+RECIPES = {
+    "distill": RECIPE,
+    "td": RECIPE[: RECIPE.index("reduction")] + TD,
+    "pong": PONG,
+    "pong-paper": SINGLE,
+    "images": IMAGES,
+    "images-swapped": IMAGES_SWAPPED,
+}
 
 
 def run(moment: str, recipe: Path, folder: Path) -> int:
     command = [sys.executable, str(Path(__file__).parent / "victim.py"), moment]
     command += ["train", str(recipe), "--run", str(folder), "--device", "cpu"]
+    if "cifar10" in recipe.read_text():
+        command += ["--data", str(Path(__file__).parent / "data" / "cifar10")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode in (0, 3, -9), done.stderr
@@ -57,13 +87,14 @@ def run(moment: str, recipe: Path, folder: Path) -> int:
 def weights(folder: Path) -> dict[str, dict[str, list[float]]]:
     found = {}
     for stage in json.loads((folder / "summary.json").read_text())["stages"]:
-        tensors = read_archive(folder / stage["agent"]).tensors["policy"]
+        (tensors,) = read_archive(folder / stage["agent"]).tensors.values()
         found[stage["name"]] = {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()}
     return found
 
 
-def rewards(folder: Path) -> list[list[float]]:
-    return [stage["rewards"] for stage in json.loads((folder / "summary.json").read_text())["stages"]]
+def outcomes(folder: Path) -> list[list[float]]:
+    stages = json.loads((folder / "summary.json").read_text())["stages"]
+    return [stage["rewards"] if "rewards" in stage else [stage["gate_accuracy"], *stage["wrong"]] for stage in stages]
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -82,6 +113,12 @@ MOMENTS = {
     ],
     "td": [["ann@1300", "T3@100", "T3@450", "T1@write:3", "T1@550"]],
     "pong-paper": [["ann@500", "T2@170", "T1@write:2"]],
+    # 18 batches a stage; an unbroken one writes five checkpoints, its classifier and its result
+    "images": [
+        ["ann@3", "ann@write:2", "ann@7", "ann@12", "T2@write:1", "T2@6", "T2@14", "T1@10", "T1@write:2"],
+        ["ann@write:6", "ann@write:2", "T2@write:7", "T1@write:5", "T1@18", "T1@write:3"],
+    ],
+    "images-swapped": [["ann@10", "ann@write:3", "T2@11", "T2@18", "T1@write:4", "T1@13"]],
     "pong": [["ann@170", "ann@500", "ann@write:4", "ann@880", "T2@write:2", "T1@write:1"]],
 }
 
@@ -96,7 +133,7 @@ def test_killed_and_resumed(unbroken: tuple[Path, Path, str], number: int, tmp_p
     assert sum(killed) >= len(killed) - 1, f"only {killed} of the moments came"
     assert run("never", recipe, broken) in (0, 3)
     assert weights(broken) == weights(whole)
-    assert rewards(broken) == rewards(whole)
+    assert outcomes(broken) == outcomes(whole)
     assert {file.name for file in broken.glob("*.zip")} == {file.name for file in whole.glob("*.zip")}
     assert not list(broken.rglob("*.tmp"))
 

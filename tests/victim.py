@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import snnrl.files
+from snnrl.agents.classifier import training
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.cli import main
 from snnrl.display import Display
@@ -65,6 +66,7 @@ def watch(moment: Moment) -> None:
         moment.writes_half(descriptor)
         fsync(descriptor)
 
+    training.REPORT_EVERY = 1  # a classifier can be killed at every batch
     # no start passes untrained: every stage has training to be killed in
     Job.gate = lambda self, agent: (gate(self, agent)[0], False)  # type: ignore[method-assign]
     patched: Any = snnrl.files.os

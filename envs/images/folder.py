@@ -1,5 +1,6 @@
 """Folders of image files, one folder a class, as ImageNet is usually kept; files are decoded when they are needed."""
 
+import hashlib
 import math
 import os
 import zlib
@@ -44,6 +45,13 @@ class ImageFiles(Images):
         """Channels, height and width."""
         return 3, self.size, self.size
 
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the files' sizes, their names and those of their folders: none of them is read."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update("/".join((*Path(file).parts[-2:], str(os.path.getsize(file)))).encode(errors="replace"))
+        return digest.hexdigest()
+
     def subset(self, indices: Labels) -> "ImageFiles":
         """Return the images at these places."""
         return ImageFiles([self.files[index] for index in indices], self.labels[indices], self.size)
@@ -82,8 +90,13 @@ def read_image(path: str) -> Image:
         raise UserError(f"cannot read {quoted(path)}: {error.strerror}; check the file's permissions") from error
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
-        raise UserError(f"cannot decode {quoted(path)}: it is damaged or no image; restore or delete it")
+        raise undecodable(path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def undecodable(path: str) -> UserError:
+    """Return the error for a file that holds no whole image."""
+    return UserError(f"cannot decode {quoted(path)}: it is damaged or no image; restore or delete it")
 
 
 def central_square(image: Image, size: int) -> Image:
@@ -165,7 +178,12 @@ def _files(folder: Path) -> Iterator[str]:
     """Yield the image files of one class, sorted by name."""
     if not folder.is_dir():
         raise UserError(f"{quoted(folder)} is missing: every part needs a folder for each class")
-    names = sorted(path.name for path in os.scandir(folder) if path.name.lower().endswith(SUFFIXES))
+    found = (path.name for path in os.scandir(folder))
+    names = sorted(name for name in found if name.lower().endswith(SUFFIXES) and not name.startswith("."))
     if not names:
         raise UserError(f"{quoted(folder)} holds no image ({', '.join(SUFFIXES)}): add some, or delete the folder")
-    yield from (str(folder / name) for name in names if not name.startswith("."))
+    for name in names:
+        file = str(folder / name)
+        if not cv2.haveImageReader(file):  # it reads the first bytes
+            raise undecodable(file)
+        yield file

@@ -1,5 +1,6 @@
 """Labelled images of one shape, read as bytes, with the augmentation that belongs to them."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
@@ -26,6 +27,10 @@ class Images(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a text that tells these images and their labels from others."""
 
     @abstractmethod
     def subset(self, indices: Labels) -> "Images":
@@ -56,6 +61,13 @@ class StoredImages(Images):
         """Channels, height and width."""
         _, channels, height, width = self.pixels.shape
         return channels, height, width
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of shape, pixels and labels."""
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(self.labels)
+        return digest.hexdigest()
 
     def subset(self, indices: Labels) -> "StoredImages":
         """Return a copy of the images at these places."""

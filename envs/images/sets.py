@@ -1,5 +1,6 @@
 """Image sets by name, from a folder that the user gives; nothing is downloaded."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from snnrl.envs.images.folder import read_folder
 from snnrl.envs.images.idx import MNIST, read_idx
 from snnrl.envs.images.images import Images
 from snnrl.errors import UserError, did_you_mean
+from snnrl.files import quoted
 
 LAYOUTS = ("cifar10", "cifar100", "mnist", "folder")
 
@@ -29,6 +31,11 @@ class ImageSet:
     test: Images
     note: str | None
     """What must be said beside figures that are measured on these images."""
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that tell these images and classes from others."""
+        parts = [part.fingerprint() for part in (self.train, self.validation, self.test)]
+        return hashlib.sha256("\n".join([*self.classes, *parts]).encode(errors="replace")).hexdigest()[:16]
 
 
 def read_images(layout: str, folder: str | Path, size: int = 224) -> ImageSet:
@@ -54,6 +61,8 @@ def read_images(layout: str, folder: str | Path, size: int = 224) -> ImageSet:
         place = cifar.download.find(Path(folder))
         train, test, classes = cifar.read(place)
         note = cifar.download.note(place)
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(f"{quoted(folder)}: all {len(train)} training images are of one class, two are needed")
     if validation is None:
         train, validation = hold_out(train)
     return ImageSet(classes, train, validation, test, note)

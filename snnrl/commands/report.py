@@ -23,7 +23,7 @@ from snnrl.runs import RunFolder, differences
 
 PAGE = "report.html"
 
-OF_A_SEED = ("seed", "device", "weights")
+OF_A_SEED = ("seed", "device", "weights", "data")
 """Settings in which runs of one recipe may differ."""
 
 

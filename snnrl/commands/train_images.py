@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from snnrl.agents.classifier import Classifier
@@ -16,6 +17,7 @@ from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
+from snnrl.networks import classifier
 from snnrl.runs import RunFolder
 
 
@@ -44,11 +46,12 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
     images = read_images(recipe.images, options.data, recipe.size)
     scratch = options.start == "scratch"
     start = None if scratch or options.start == "ann" else Classifier.load(Path(options.start), recipe.device)
-    if start is not None:
-        check(start, images, recipe)
     thresholds_of = None if options.thresholds_of is None else Classifier.load(options.thresholds_of, recipe.device)
+    check(start, images, recipe)
+    if thresholds_of is not None and thresholds_of.T is None:
+        raise UserError(f"{options.thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    config = {**recipe.model_dump(mode="json"), "from": Path(options.start).name}
+    config = {**recipe.model_dump(mode="json"), "from": Path(options.start).name, "data": images.fingerprint()}
     if start is not None:
         config["weights"] = fingerprint(start.body.state_dict())
     if thresholds_of is not None:
@@ -74,8 +77,12 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
     return code
 
 
-def check(start: Classifier, images: ImageSet, recipe: ImageRecipe) -> None:
-    """Raise UserError unless the classifier to begin with fits the images, and something is left to lower."""
+def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> None:
+    """Raise UserError unless the network fits the images, and, if it is given, something is left to lower."""
+    if start is None:
+        with torch.device("meta"):
+            classifier(recipe.network.kind, images.train.shape, len(images.classes), width=recipe.network.width)
+        return
     description = start.description
     if description.image_shape != images.train.shape:
         raise UserError(
@@ -86,6 +93,12 @@ def check(start: Classifier, images: ImageSet, recipe: ImageRecipe) -> None:
         raise UserError(
             f"the classifier to begin with knows {len(description.labels)} classes, {recipe.images} has "
             f"{len(images.classes)}: give other --data or another --from"
+        )
+    if description.labels != images.classes:
+        ours, theirs = next(pair for pair in zip(description.labels, images.classes, strict=True) if len({*pair}) > 1)
+        raise UserError(
+            f"the classifier to begin with knows {ours!r} where {recipe.images} has {theirs!r}: give other --data or "
+            "another --from"
         )
     if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:
         raise UserError(

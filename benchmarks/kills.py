@@ -27,7 +27,7 @@ TESTS = Path(__file__).parent.parent / "tests"
 VICTIM = TESTS / "victim.py"
 SHORT = "--ann.steps 100000 --ann.eval-every 50000 --ann.checkpoint-every 20000 --dqn.gradient-steps 1 --schedule 2,1"
 STAGES = "--reduction.frames 2000 --reduction.own-frames 1000 --reduction.batches 300 --reduction.rounds 1"
-IMAGES = f"--data {TESTS / 'data' / 'cifar10'} --network.hidden 32 --schedule 3,2,1 --gate.tolerance 1"
+IMAGES = f"--data {TESTS / 'data' / 'cifar10'} --network.width 0.25 --schedule 3,2,1 --gate.tolerance 1"
 CLASSIFIER = "--ann.epochs 20 --ann.batch-size 18 --ann.checkpoint-every 5"
 STEPS = "--reduction.epochs 12 --reduction.batch-size 18 --reduction.checkpoint-every 5 --reduction.schedule steps"
 GAMES = "--gate.episodes 1 --report-episodes 1 --gate.tolerance 0"
@@ -75,7 +75,8 @@ def length(summary: dict[str, Any], name: str) -> int:
 
 def differing(one: Path, other: Path) -> int:
     """Return how many tensors of two agents are not equal bit for bit."""
-    (ours,), (theirs,) = (read_archive(path).tensors.values() for path in (one, other))
+    parts = (read_archive(path).tensors for path in (one, other))
+    ours, theirs = (tensors.get("policy") or tensors["network"] for tensors in parts)
     return sum(not torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 

@@ -143,6 +143,26 @@ def test_a_file_never_changes_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_fingerprint_tells_sets_apart(tmp_path: Path, layout: str) -> None:
+    whole = everything(layout, tmp_path).fingerprint()
+    assert read_images(layout, tmp_path, size=8).fingerprint() == whole
+    file = max(tmp_path.rglob("*.*" if layout != "mnist" else "*"), key=lambda path: path.stat().st_size)
+    if layout == "folder":
+        file.unlink()
+    else:
+        put(file, file.stat().st_size - 1, file.read_bytes()[-1] ^ 1)
+    assert read_images(layout, tmp_path, size=8).fingerprint() != whole
+
+
+def test_one_class_is_no_task(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    for part, count in (("train", 20), ("t10k", 3)):
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(count, np.uint8)))
+    with pytest.raises(UserError, match="all 20 training images are of one class, two are needed"):
+        read_images("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_image_is_in_two_parts(tmp_path: Path, layout: str) -> None:
     found = everything(layout, tmp_path)
     counts = [len(part) for part in (found.train, found.validation, found.test)]
@@ -264,10 +284,14 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dogs' is no class of the training images; did you mean 'dog'"):
         read_images("folder", tmp_path)
     (tmp_path / "val" / "dogs").rename(tmp_path / "val" / "dog")
-    (tmp_path / "val" / "dog" / "0.png").write_bytes(b"no image")
+    cut(tmp_path / "val" / "dog" / "0.png", 40)
     images = read_images("folder", tmp_path)
     with pytest.raises(UserError, match=r"cannot decode .*0.png': it is damaged or no image"):
         images.test.read(np.arange(len(images.test)))
+    for damaged in (b"no image", b""):
+        (tmp_path / "val" / "dog" / "0.png").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot decode .*0.png': it is damaged or no image"):
+            read_images("folder", tmp_path)
     with pytest.raises(UserError, match="one image cannot be split"):
         hold_out(images.test.subset(np.array([0])))
 

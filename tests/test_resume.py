@@ -45,7 +45,7 @@ SINGLE += (
 IMAGES = """
 base: cifar10-vgg6
 schedule: [2, 1]
-network: {hidden: [16]}
+network: {width: 0.25, hidden: [16]}
 ann: {epochs: 2, batch_size: 26, schedule: one-cycle, checkpoint_every: 4}
 conversion: {images: 64}
 reduction: {epochs: 2, batch_size: 26, schedule: steps, drops: [0.5], distillation: 0.5, checkpoint_every: 4}
@@ -55,7 +55,7 @@ IMAGES_SWAPPED = """
 base: cifar10-vgg6
 schedule: [2, 1]
 precision: fp32
-network: {hidden: [16], neuron: if}
+network: {width: 0.25, hidden: [16], neuron: if}
 ann: {epochs: 2, batch_size: 26, optimizer: Adam, schedule: steps, drops: [0.5], checkpoint_every: 4}
 conversion: {images: 64}
 reduction:
@@ -87,7 +87,8 @@ def run(moment: str, recipe: Path, folder: Path) -> int:
 def weights(folder: Path) -> dict[str, dict[str, list[float]]]:
     found = {}
     for stage in json.loads((folder / "summary.json").read_text())["stages"]:
-        (tensors,) = read_archive(folder / stage["agent"]).tensors.values()
+        parts = read_archive(folder / stage["agent"]).tensors
+        tensors = parts["network" if "accuracy" in stage else "policy"]
         found[stage["name"]] = {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()}
     return found
 

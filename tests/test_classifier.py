@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.logger import Logger
+from test_images import idx, write_images
 
 from snnrl.agents.classifier import Classifier
 from snnrl.agents.classifier.agent import Description
@@ -267,3 +268,71 @@ def test_mistakes(words: str, line: str, capsys: pytest.CaptureFixture[str], tmp
     assert line in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def write_digits(folder: Path, side: int = 28, classes: int = 3) -> None:
+    folder.mkdir()
+    for part in "train", "t10k":
+        pixels = np.random.default_rng(0).integers(0, 256, (12, side, side), np.uint8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx((np.arange(12) % classes).astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("known", "line"),
+    [
+        ({"labels": ("0", "1"), "image_shape": (1, 28, 28)}, "knows 2 classes, mnist has 3"),
+        ({"labels": ("0", "1", "three"), "image_shape": (1, 28, 28)}, "knows 'three' where mnist has '2'"),
+        ({"labels": ("0", "1", "2"), "image_shape": (1, 32, 32)}, "sees images of shape (1, 32, 32), mnist has (1, 28"),
+    ],
+)
+def test_a_classifier_of_other_images(
+    known: dict[str, Any], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_digits(tmp_path / "digits")
+    little(mean=(0.5,), std=(0.2,), **known).save(tmp_path / "net.zip")
+    words = ["--data", str(tmp_path / "digits"), "--from", str(tmp_path / "net.zip"), "--run", str(tmp_path / "run")]
+    code, _, err = run(capsys, "train", "mnist", *words)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert line in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_a_network_cannot_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_digits(tmp_path / "digits", side=3)
+    code, _, err = run(capsys, "train", "mnist", "--data", str(tmp_path / "digits"), "--run", str(tmp_path / "run"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "images of shape (1, 3, 3) are too small for the network's kernels" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_are_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits, folder = tmp_path / "digits", tmp_path / "run"
+    write_digits(digits)
+    words = ["train", "mnist", "--data", str(digits), *LITTLE, "--network.width", "0.1", "--run", str(folder)]
+    assert run(capsys, *words)[0] in (0, 3)
+    labels = digits / "train-labels-idx1-ubyte"
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[:-1] + b"\0")
+    code, _, err = run(capsys, *words)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "holds a run with another configuration (data: " in err
+    labels.write_bytes(whole)
+    assert run(capsys, *words)[0] in (0, 3)
+
+
+def test_a_damaged_image_found_while_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "images", 10, side=32)
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    whole = [file.read_bytes() for file in files]
+    words = ["train", "imagenet-vgg16", "--data", str(tmp_path / "images"), "--size", "8", "--network.kind", "vgg6"]
+    words += [*LITTLE, "--network.width", "0.1", "--run", str(tmp_path / "run"), "--device", "cpu"]
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data[:60] + bytes(len(data) - 60))
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "cannot decode" in err.splitlines()[-1]
+    assert ".png': it is damaged or no image; restore or delete it" in err
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
+    assert run(capsys, *words)[0] in (0, 3)

@@ -11,6 +11,7 @@ from snnrl.agents.chain import Chain, Reporter
 from snnrl.agents.classifier.agent import Classifier, Description
 from snnrl.agents.classifier.config import ImageRecipe, Training
 from snnrl.agents.classifier.evaluate import evaluate, predictions
+from snnrl.agents.classifier.followers import announce
 from snnrl.agents.classifier.training import Epochs
 from snnrl.conversion import convert
 from snnrl.envs.images import ImageSet, Normalization, in_order
@@ -149,7 +150,9 @@ class ImageJob(Chain[Classifier]):
         report = self.reporter(name, training.epochs * batches)
         seed, precision = self.seed(name), self.recipe.precision
         log = self.logger(name)
-        trained = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher).run()
+        epochs = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher)
+        announce(epochs)
+        trained = epochs.run()
         return {"gate_accuracy": trained.accuracy, "curve": trained.curve}
 
     def finish(self, name: str, classifier: Classifier) -> Result:

@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 from torch.nn import functional
 
+from snnrl import processes
 from snnrl.agents.classifier.agent import Classifier
 from snnrl.agents.classifier.config import Reduction, Training
 from snnrl.agents.classifier.evaluate import predictions
@@ -38,7 +39,8 @@ class Trained(NamedTuple):
 class Epochs:
     """Training of a classifier in place, epoch by epoch; see :meth:`run`.
 
-    What a batch draws (order, augmentation, dropout) depends on ``seed``, epoch and batch alone.
+    What a batch draws (order, augmentation, dropout) depends on ``seed``, epoch and batch alone; several processes
+    (:mod:`snnrl.processes`) take equal shares of each batch, which differ in their dropout.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class Epochs:
         self.folder, self.report, self.logger, self.seed = folder, report, logger, seed
         self.precision, self.teacher = precision, teacher
         normalization, device = classifier.normalization, classifier.device
-        self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device)
+        share = processes.rank(), processes.count()
+        self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device, share)
         self.epoch = self.batch = 0
         self.curve: list[float] = []
         self.best: dict[str, Tensor] = {}
@@ -75,6 +78,7 @@ class Epochs:
         Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run.
         """
         self.resume()
+        self.replica = processes.replicated(self.classifier.network)
         while self.epoch < self.settings.epochs:
             self.train_epoch()
             self.judge()
@@ -107,8 +111,8 @@ class Epochs:
             loss, right = self._step(batch)
             self.batch += 1
             if self.batch % REPORT_EVERY == 0 or self.batch == len(self.batches):
-                self._check(loss.item(), right / len(batch.labels))
-            if STOP.is_set() or self.batch % self.settings.checkpoint_every == 0:
+                self._check(*processes.mean(loss.item(), right / len(batch.labels)))
+            if processes.is_set_anywhere(STOP) or self.batch % self.settings.checkpoint_every == 0:
                 self.save()
         network.eval()
 
@@ -118,7 +122,7 @@ class Epochs:
         share = share_of_rate(settings, self.epoch, self.batch / len(self.batches))
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
         with spike_rates(network) as rates, self._mixed_precision():
-            logits = network(batch.images)
+            logits = self.replica(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
         if isinstance(settings, Reduction):
             if self.teacher is not None and settings.distillation:
@@ -143,8 +147,9 @@ class Epochs:
         return torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _draws(self) -> int:
-        """Return the seed of what this batch's forward draws: dropout."""
-        return int(np.random.SeedSequence([self.seed, self.epoch, self.batch]).generate_state(1)[0])
+        """Return the seed of what this process's forward of the batch draws: dropout."""
+        place = [self.seed, self.epoch, self.batch, processes.rank()]
+        return int(np.random.SeedSequence(place).generate_state(1)[0])
 
     def _check(self, loss: float, accuracy: float) -> None:
         if not math.isfinite(loss):

@@ -3,6 +3,7 @@
 Without torchrun there is one process, which is the first, and nothing here does anything.
 """
 
+import gc
 import io
 import os
 import threading
@@ -50,19 +51,16 @@ def joined() -> Iterator[None]:
     distributed.init_process_group(backend, store=store, rank=this, world_size=number, timeout=PATIENCE)
     try:
         yield
-    except KeyboardInterrupt:
-        if this:
-            raise SystemExit(130) from None
-        store.set(SPEAKER, "0")
-        raise
     except BaseException as error:
-        if this:
+        stopped = isinstance(error, KeyboardInterrupt)
+        if this and not stopped:
             time.sleep(HEAD_START)
-        if store.compare_set(SPEAKER, "", str(this)) != str(this).encode():
-            raise SystemExit(2) from None
+        if (this and stopped) or store.compare_set(SPEAKER, "", str(this)) != str(this).encode():
+            os._exit(130 if stopped else 2)  # at once: threads of the group may not outlive the interpreter
         if isinstance(error, RuntimeError) and "peer" in str(error):
             raise UserError("another process was ended; the same command goes on from the last checkpoint") from error
         raise
+    gc.collect()  # replicas hold the group, whose threads may not outlive the interpreter
     distributed.destroy_process_group()
 
 
@@ -78,20 +76,19 @@ def take_device(name: str) -> None:
     if name not in ("auto", "cuda"):
         raise UserError(f"{here} processes cannot share {name}: give --device cuda, and each takes a GPU of its own")
     if here > there:
-        raise UserError(
-            f"{here} processes need a GPU each, this machine has {there}: lower torchrun's --nproc-per-node"
-        )
+        raise UserError(f"{here} processes need a GPU each, here are {there}: give torchrun --nproc-per-node {there}")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def replicated(network: nn.Module) -> nn.Module:
     """Return ``network``, or among several processes a wrapper: backward then averages gradients over all of them.
 
-    All begin with the first one's parameters and buffers. Every forward must use the same parameters.
+    All begin with the first one's parameters, and every forward with its buffers. Which parameters a forward uses must
+    not change from one to the next.
     """
     if count() == 1:
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False, static_graph=True)
+    return DistributedDataParallel(network, static_graph=True)
 
 
 def mean(*values: float) -> list[float]:

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from snnrl.checkpoint import Archive, read_archive, write_archive
@@ -46,7 +47,7 @@ def joined() -> Iterator[None]:
     if not launched or os.environ["WORLD_SIZE"] == "1":
         yield
         return
-    store, this, number = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    store, this, number = next(rendezvous("env://", timeout=PATIENCE))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=this, world_size=number, timeout=PATIENCE)
     try:

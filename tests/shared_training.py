@@ -1,7 +1,7 @@
 """Train little classifiers on few images, in the processes that torchrun started or in this one alone.
 
-usage: shared_training.py FOLDER TASK...; a task is ``CASE``, ``CASE@stop`` (the last process is asked to stop after two
-batches) or ``fail`` (it runs into a mistake). The first process writes what it ends with to ``CASE.zip``.
+usage: shared_training.py FOLDER TASK...; a task is ``CASE``, ``CASE@stop`` (the second process is asked to stop after
+two batches) or ``CASE@fail`` (it runs into a mistake). The first process writes what it ends with to ``CASE.zip``.
 """
 
 import sys
@@ -112,16 +112,16 @@ def frozen(case: str) -> AbstractContextManager[Any]:
 
 
 def take_part(folder: Path, task: str) -> None:
-    case, _, stop = task.partition("@")
+    case, _, event = task.partition("@")
     if processes.rank() == 0:
         with suppress(KeyboardInterrupt):
             write_archive(folder / f"{case}.zip", {}, {"found": train(case, folder)})
             processes.tell(None)
         STOP.clear()
-    elif task == "fail":
+    elif event == "fail":
         raise UserError("this process cannot go on")
     else:
-        with frozen(case), stopping_after(2) if stop else nullcontext():
+        with frozen(case), stopping_after(2) if event else nullcontext():
             follow(few_images(), "cpu")
 
 

@@ -25,12 +25,16 @@ SCRIPT = Path(__file__).parent / "shared_training.py"
 DATA = Path(__file__).parent / "data" / "cifar10"
 
 
-def torchrun(*words: str | Path) -> tuple[int, list[str]]:
-    """Return the exit code, and the lines in which two processes told of an error."""
+def torchrun(folder: Path, *words: str | Path) -> tuple[int, list[str]]:
+    """Run two processes in a folder; return the exit code, and the lines in which they told of an error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    return done.returncode, [line for line in done.stderr.splitlines() if re.match(r"snnrl\S*: |\w+Error", line)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300, check=False
+    )
+    return done.returncode, [
+        line for line in done.stderr.splitlines() if re.match(r"snnrl: |(\[rank\d\]: )?[\w.]*Error: ", line)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with stopping_after(2):
         train("T1", folder)
     assert (folder / "T1" / "checkpoint.zip").exists()
-    code, said = torchrun(SCRIPT, folder, "ordinary", "frozen", "T1", "T2@stop", "T2")
+    code, said = torchrun(folder, SCRIPT, folder, "ordinary", "frozen", "T1", "T2@stop", "T2")
     assert (code, said) == (0, [])
     return folder
 
@@ -96,7 +100,7 @@ def test_the_command(tmp_path: Path) -> None:
         (data / file.name).write_bytes(file.read_bytes()[: 8 * 3073])
     little = "--network.hidden 16 --ann.epochs 1 --reduction.epochs 1 --schedule 1 --ann.batch_size 12"
     words = ["train", "cifar10-vgg6", "--data", tmp_path, "--run", run, *little.split(), "--gate.tolerance", "1"]
-    code, said = torchrun("-m", "--", "snnrl", *words, "--reduction.batch_size", "12")
+    code, said = torchrun(tmp_path, "-m", "--", "snnrl", *words, "--reduction.batch_size", "12")
     assert (code, said) == (0, [])
     assert [stage["name"] for stage in RunFolder(run).summary()["stages"]] == ["ann", "T1"]
     assert len(list((run / "logs").iterdir())) == 2
@@ -106,10 +110,10 @@ def test_the_command(tmp_path: Path) -> None:
     ("words", "line"),
     [
         (("-m", "--", "snnrl", "train", "pong"), "snnrl: pong trains an agent, in one process: torchrun is for image"),
-        ((SCRIPT, "{tmp}", "fail"), "snnrl.errors.UserError: this process cannot go on"),
+        ((SCRIPT, ".", "T1@fail"), "[rank1]: snnrl.errors.UserError: this process cannot go on"),
     ],
 )
 def test_one_line_tells_of_a_mistake(words: tuple[str | Path, ...], line: str, tmp_path: Path) -> None:
-    code, (said,) = torchrun(*(str(word).format(tmp=tmp_path) for word in words))
+    code, (said,) = torchrun(tmp_path, *words)
     assert code == 1  # torchrun's own
     assert said.startswith(line)

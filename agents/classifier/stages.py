@@ -12,10 +12,11 @@ from snnrl.agents.chain import Chain, Reporter
 from snnrl.agents.classifier.agent import Classifier, Description
 from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
 from snnrl.agents.classifier.evaluate import evaluate, predictions
+from snnrl.agents.classifier.followers import announce
 from snnrl.agents.classifier.training import Epochs
 from snnrl.conversion import convert
 from snnrl.envs.images import ImageSet, Normalization, in_order
-from snnrl.networks import calibrating, pruned
+from snnrl.networks import calibrating, prune_weights
 from snnrl.pipeline import Result, StageFolder
 from snnrl.reduction import Attempt, best_attempt
 from snnrl.runs import RunFolder
@@ -87,10 +88,10 @@ class ImageJob(Chain[Classifier]):
     def train_pruned(self, last: str, folder: StageFolder) -> Result:
         """Take away the smallest weights of the last stage's classifier, and train the others."""
         classifier = self.load(last)
-        with pruned(classifier.network, self.recipe.pruning.share, by_layer=self.recipe.pruning.scope == "layer"):
-            result: Result = {"before": self.before(classifier)}
-            teacher = self.load("ann") if "ann" in self.results else None
-            result |= self.learn("pruned", classifier, self.recipe.reduction, folder, teacher)
+        prune_weights(classifier.network, self.recipe.pruning.share, by_layer=self.recipe.pruning.scope == "layer")
+        result: Result = {"before": self.before(classifier)}
+        teacher = self.load("ann") if "ann" in self.results else None
+        result |= self.learn("pruned", classifier, self.recipe.reduction, folder, teacher)
         return result | self.finish("pruned", classifier)
 
     def untrained(self, name: str, T: int | None) -> Classifier:
@@ -183,7 +184,9 @@ class ImageJob(Chain[Classifier]):
         report = self.reporter(name, training.epochs * batches)
         seed, precision = self.seed(name), self.recipe.precision
         log = self.logger(name)
-        trained = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher).run()
+        epochs = Epochs(classifier, self.images, training, folder, report, log, seed, precision, teacher)
+        announce(epochs)
+        trained = epochs.run()
         curves = {"curve": trained.curve, "training_curve": trained.training_curve}
         return {"gate_accuracy": trained.accuracy, **curves}
 

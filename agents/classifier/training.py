@@ -10,12 +10,13 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 from torch.nn import functional
 
+from snnrl import processes
 from snnrl.agents.classifier.agent import Classifier
 from snnrl.agents.classifier.config import Reduction, Training
 from snnrl.agents.classifier.evaluate import predictions
 from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
 from snnrl.envs.images import Batch, ImageSet, TrainingBatches
-from snnrl.networks import constrain, spike_rates
+from snnrl.networks import Pruned, constrain, spike_rates
 from snnrl.pipeline import STOP, StageFolder
 
 Report = Callable[[int, str], None]
@@ -39,7 +40,8 @@ class Trained(NamedTuple):
 class Epochs:
     """Training of a classifier in place, epoch by epoch; see :meth:`run`.
 
-    What a batch draws (order, augmentation, dropout) depends on ``seed``, epoch and batch alone.
+    What a batch draws (order, augmentation, dropout) depends on ``seed``, epoch and batch alone; several processes
+    (:mod:`snnrl.processes`) take equal shares of each batch, which differ in their dropout.
     """
 
     def __init__(
@@ -58,13 +60,16 @@ class Epochs:
         self.folder, self.report, self.logger, self.seed = folder, report, logger, seed
         self.precision, self.teacher = precision, teacher
         normalization, device = classifier.normalization, classifier.device
-        self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device)
-        self.epoch = self.batch = self.right = 0
+        share = processes.rank(), processes.count()
+        self.batches = TrainingBatches(images.train, settings.batch_size, seed, normalization, device, share)
+        self.epoch = self.batch = 0
+        self.right = 0.0
         self.curve: list[float] = []
         self.training_curve: list[float] = []
         self.best: dict[str, Tensor] = {}
         parameters = [parameter for parameter in classifier.network.parameters() if parameter.requires_grad]
         rate, decay = settings.learning_rate, settings.weight_decay
+        self.pruned = Pruned(classifier.network)
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "SGD":
             self.optimizer = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay, fused=True)
@@ -77,6 +82,7 @@ class Epochs:
         Goes on from the folder's checkpoint if there is one; the final weights are those of an unbroken run.
         """
         self.resume()
+        self.replica = processes.replicated(self.classifier.network)
         while self.epoch < self.settings.epochs:
             self.train_epoch()
             self.judge()
@@ -98,6 +104,7 @@ class Epochs:
     def save(self) -> None:
         """Write a checkpoint."""
         optimizer, layout = flatten_optimizer(self.optimizer.state_dict())
+        (self.right,) = processes.mean(self.right)
         progress = {"epoch": self.epoch, "batch": self.batch, "right": self.right}
         curves = {"curve": self.curve, "training_curve": self.training_curve}
         metadata = {**progress, **curves, "optimizer": layout}
@@ -112,18 +119,18 @@ class Epochs:
             loss, right = self._step(batch)
             self.batch, self.right = self.batch + 1, self.right + right
             if self.batch % REPORT_EVERY == 0 or self.batch == len(self.batches):
-                self._check(loss.item(), right / len(batch.labels))
-            if STOP.is_set() or self.batch % self.settings.checkpoint_every == 0:
+                self._check(*processes.mean(loss.item(), right))
+            if processes.is_set_anywhere(STOP) or self.batch % self.settings.checkpoint_every == 0:
                 self.save()
         network.eval()
 
-    def _step(self, batch: Batch) -> tuple[Tensor, int]:
-        """Take one batch; return its loss, and how many of its images were named rightly."""
+    def _step(self, batch: Batch) -> tuple[Tensor, float]:
+        """Take one batch; return its loss, and the share of its images that were named rightly."""
         network, settings = self.classifier.network, self.settings
         share = share_of_rate(settings, self.epoch, self.batch / len(self.batches))
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
         with spike_rates(network) as rates, self._mixed_precision():
-            logits = network(batch.images)
+            logits = self.replica(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
         if isinstance(settings, Reduction):
             if self.teacher is not None and settings.distillation:
@@ -134,7 +141,8 @@ class Epochs:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         constrain(network)
-        return loss.detach(), int((logits.argmax(1) == batch.labels).sum())
+        self.pruned.hold()
+        return loss.detach(), float((logits.argmax(1) == batch.labels).double().mean())
 
     def _softened(self, batch: Batch, logits: Tensor, temperature: float) -> Tensor:
         """Return temperature^2 KL(teacher || student) of the softened answers (arXiv 1503.02531, Sec. 2)."""
@@ -148,8 +156,9 @@ class Epochs:
         return torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _draws(self) -> int:
-        """Return the seed of what this batch's forward draws: dropout."""
-        return int(np.random.SeedSequence([self.seed, self.epoch, self.batch]).generate_state(1)[0])
+        """Return the seed of what this process's forward of the batch draws: dropout."""
+        place = [self.seed, self.epoch, self.batch, processes.rank()]
+        return int(np.random.SeedSequence(place).generate_state(1)[0])
 
     def _check(self, loss: float, accuracy: float) -> None:
         if not math.isfinite(loss):
@@ -169,8 +178,9 @@ class Epochs:
         if not self.curve or accuracy > max(self.curve):
             self.best = {name: value.clone() for name, value in self.classifier.body.state_dict().items()}
         self.curve.append(accuracy)
-        self.training_curve.append(self.right / (self.batches.size * len(self.batches)))
-        self.epoch, self.batch, self.right = self.epoch + 1, 0, 0
+        (right,) = processes.mean(self.right)
+        self.training_curve.append(right / len(self.batches))
+        self.epoch, self.batch, self.right = self.epoch + 1, 0, 0.0
         self.logger.record("eval/accuracy", accuracy)
         self.logger.dump(self.epoch * len(self.batches))
         if self.epoch < self.settings.epochs:

@@ -57,17 +57,26 @@ class Normalization:
 class TrainingBatches:
     """Augmented batches of ``size`` images; what does not fill a batch is left out of an epoch.
 
-    Order and augmentation of a batch are functions of ``seed``, epoch and batch alone.
+    Order and augmentation of a batch are functions of ``seed``, epoch and batch alone. ``share`` ``(i, n)`` is the i-th
+    of n equal parts of each batch.
     """
 
     def __init__(
-        self, images: Images, size: int, seed: int, normalization: Normalization, device: str | torch.device = "cpu"
+        self,
+        images: Images,
+        size: int,
+        seed: int,
+        normalization: Normalization,
+        device: str | torch.device = "cpu",
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.images = images
         self.size = min(size, len(images))
         self.seed = seed
         self.normalization = normalization
         self.device = device
+        part, parts = share
+        self.rows = slice(part * self.size // parts, (part + 1) * self.size // parts)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -79,10 +88,10 @@ class TrainingBatches:
         chosen = order[: len(self) * self.size].reshape(len(self), self.size)
 
         def augmented(number: int) -> Pixels:
-            return self.images.augmented(chosen[number], self._generator(epoch, number + 1))
+            return self.images.augmented(chosen[number], self._generator(epoch, number + 1), self.rows)
 
         for number, pixels in _ahead(augmented, range(start, len(self))):
-            yield _batch(pixels, self.images.labels[chosen[number]], self.normalization, self.device)
+            yield _batch(pixels, self.images.labels[chosen[number, self.rows]], self.normalization, self.device)
 
     def _generator(self, epoch: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, epoch, purpose))

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from snnrl.envs.images.images import Images, Labels, Pixels
+from snnrl.envs.images.images import ALL, Images, Labels, Pixels
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import quoted
 
@@ -60,11 +60,11 @@ class ImageFiles(Images):
         """Return the central squares."""
         return self._decode(indices, lambda image, _: central_square(image, self.size))
 
-    def augmented(self, indices: Labels, generator: np.random.Generator) -> Pixels:
+    def augmented(self, indices: Labels, generator: np.random.Generator, rows: slice = ALL) -> Pixels:
         """Return random crops; each image has a seed of its own, so that threads may take turns as they like."""
-        seeds = generator.integers(2**63, size=len(indices))
+        seeds = generator.integers(2**63, size=len(indices))[rows]
         return self._decode(
-            indices, lambda image, place: random_crop(image, self.size, np.random.default_rng(seeds[place]))
+            indices[rows], lambda image, place: random_crop(image, self.size, np.random.default_rng(seeds[place]))
         )
 
     def _decode(self, indices: Labels, change: Callable[[Image, int], Image]) -> Pixels:

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 Labels: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
+ALL = slice(None)
 PADDING = 4
 """Black pixels on each side before an image is cropped at random (arXiv 2110.05929, App. A.2.2)."""
 
@@ -41,8 +42,11 @@ class Images(ABC):
         """Return the images at these places as they are tested, ``(B, C, H, W)``."""
 
     @abstractmethod
-    def augmented(self, indices: Labels, generator: np.random.Generator) -> Pixels:
-        """Return them as they are trained on, ``(B, C, H, W)``: changed at random, by ``generator`` alone."""
+    def augmented(self, indices: Labels, generator: np.random.Generator, rows: slice = ALL) -> Pixels:
+        """Return ``rows`` of them as they are trained on, ``(B, C, H, W)``: changed at random, by ``generator`` alone.
+
+        An image is changed in the same way whatever the other rows are that are asked for.
+        """
 
 
 class StoredImages(Images):
@@ -77,14 +81,14 @@ class StoredImages(Images):
         """Return the images at these places."""
         return self.pixels[indices]
 
-    def augmented(self, indices: Labels, generator: np.random.Generator) -> Pixels:
+    def augmented(self, indices: Labels, generator: np.random.Generator, rows: slice = ALL) -> Pixels:
         """Return a window of each padded image, at a random place."""
-        count, (channels, height, width) = len(indices), self.shape
+        tops, lefts = generator.integers(2 * PADDING + 1, size=(2, len(indices)))[:, rows]
+        count, (channels, height, width) = len(tops), self.shape
         padded = np.zeros((count, channels, height + 2 * PADDING, width + 2 * PADDING), np.uint8)
-        padded[:, :, PADDING:-PADDING, PADDING:-PADDING] = self.pixels[indices]
-        tops, lefts = generator.integers(2 * PADDING + 1, size=(2, count))
+        padded[:, :, PADDING:-PADDING, PADDING:-PADDING] = self.pixels[indices[rows]]
         crops = sliding_window_view(padded, (height, width), axis=(2, 3))[np.arange(count), :, tops, lefts]
         if self.mirrored:
-            flipped = generator.random(count) < 0.5
+            flipped = generator.random(len(indices))[rows] < 0.5
             crops[flipped] = crops[flipped, ..., ::-1]
         return crops

@@ -31,7 +31,7 @@ def run_chain(
             drawn = False
             display.say(f"{'going on with' if resumed else 'writing'} {run.path} on {torch.get_num_threads()} threads")
             try:
-                with run.alone(), saving_on_interrupt(display):
+                with run.alone(), saving_on_interrupt(display.say):
                     summary = make(display).run_all()
             except KeyboardInterrupt as stop:
                 raise KeyboardInterrupt(
@@ -48,13 +48,13 @@ def run_chain(
 
 
 @contextmanager
-def saving_on_interrupt(display: Display) -> Iterator[None]:
+def saving_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""
 
     def ask(*_: object) -> None:
         STOP.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        display.say("saving; Ctrl-C again stops at once, from the last checkpoint")
+        say("saving; Ctrl-C again stops at once, from the last checkpoint")
 
     previous = signal.signal(signal.SIGINT, ask)
     try:

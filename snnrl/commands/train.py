@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from snnrl import processes
 from snnrl.agents.library import open_agent
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import build_agent, checkpoint_bytes, training_envs
@@ -36,11 +37,16 @@ class TrainOptions(Recipe):
     """Print the summary as one JSON object on the last line of stdout."""
 
 
+@processes.joined()
 def train(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(TrainOptions, arguments, "train", "RECIPE", recipe_names())
     if _is_file(name) and "images" in recipe_values(name)[0]:
         return train_images(name, rest)
+    if processes.count() > 1:
+        raise UserError(
+            f"{name} trains an agent, in one process: torchrun is for image classifiers; run several seeds side by side"
+        )
     options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     start, scratch = None, options.start == "scratch"

@@ -7,12 +7,14 @@ from typing import Annotated
 import torch
 import tyro
 
+from snnrl import processes
 from snnrl.agents.classifier import Classifier
 from snnrl.agents.classifier.config import ImageRecipe
+from snnrl.agents.classifier.followers import follow
 from snnrl.agents.classifier.stages import ImageJob
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import run_chain
+from snnrl.commands.running import run_chain, saving_on_interrupt
 from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
@@ -43,7 +45,13 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
     recipe = ImageRecipe(**{field: getattr(options, field) for field in ImageRecipe.model_fields})
     if options.data is None:
         raise UserError(f"{name} learns from images: give --data DIR, the folder that holds {recipe.images}")
+    processes.take_device(recipe.device)
     images = read_images(recipe.images, options.data, recipe.size)
+    check_shares(recipe, len(images.train))
+    if processes.rank():
+        with saving_on_interrupt(lambda _: None):
+            follow(images, recipe.device)
+        return 0
     scratch = options.start == "scratch"
     start = None if scratch or options.start == "ann" else Classifier.load(Path(options.start), recipe.device)
     thresholds_of = None if options.thresholds_of is None else Classifier.load(options.thresholds_of, recipe.device)
@@ -72,9 +80,21 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
         )
 
     summary, code = run_chain(make, run, config, options.as_json)
+    processes.tell(None)
     if options.as_json:
         print_json(summary)
     return code
+
+
+def check_shares(recipe: ImageRecipe, images: int) -> None:
+    """Raise UserError unless several processes can have equal shares of each batch."""
+    for group, training in (("ann", recipe.ann), ("reduction", recipe.reduction)):
+        size = min(training.batch_size, images)
+        if size % processes.count():
+            raise UserError(
+                f"{processes.count()} processes cannot have equal shares of a batch of {size} images: give "
+                f"--{group}.batch_size a multiple of {processes.count()}"
+            )
 
 
 def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> None:

@@ -4,7 +4,7 @@ from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier,
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
-from snnrl.networks.pruning import pruned
+from snnrl.networks.pruning import Pruned, prune_weights
 from snnrl.networks.resnet import resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.spiking import (
@@ -30,6 +30,7 @@ __all__ = [
     "DuelingMLP",
     "HeldDropout",
     "NetworkState",
+    "Pruned",
     "SpikingNetwork",
     "View",
     "block",
@@ -45,7 +46,7 @@ __all__ = [
     "nature_cnn",
     "neurons_of",
     "output_width",
-    "pruned",
+    "prune_weights",
     "reset_rows",
     "resnet20",
     "small_conv",

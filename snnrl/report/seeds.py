@@ -102,7 +102,8 @@ def first_stage_over_seeds(runs: Sequence[Run]) -> Figure | None:
     unit = text = ""
     for number, run in enumerate(runs):
         log = next(iter(run.logs.values()), {})
-        for column, text in list(shown(log, SCORES[run.measure]).items())[:1]:
+        if lines := shown(log, SCORES[run.measure]):
+            column, text = next(iter(lines.items()))
             clock, unit = clock_of(log)
             points = points_of(clock, log[column])
             axes.plot(*zip(*points, strict=True), **look(number) | {"marker": ""}, label=f"seed {run.seed}")

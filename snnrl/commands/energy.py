@@ -21,7 +21,7 @@ MOST_STEPS = 10_000
 
 
 class EnergyOptions(PricingOptions):
-    """Count the operations of an agent's decisions, and what they cost; of a classifier, see energy FILE --help."""
+    """Count the operations of an agent's decisions, and what they cost; those of a classifier: energy FILE --help."""
 
     percentile: Percentile | None = None
     """Of the pre-activations, for the thresholds of an ordinary agent that is converted; default: 90."""

@@ -35,6 +35,8 @@ def energy_images(name: str, arguments: Sequence[str]) -> int:
         counted = None if ordinary is None else operations(ordinary, images.test)
     broken = break_down(layers, counted, table)
     title = f"{opened.title}, {opened.source}, T={opened.classifier.T}: an image by the cost table {options.model}"
+    if images.note:
+        display.say(images.note)
     show(display, title, broken, options)
     if options.as_json:
         result = {
@@ -45,6 +47,7 @@ def energy_images(name: str, arguments: Sequence[str]) -> int:
             "encoding": options.encoding,
             "seed": options.seed,
             "images": layers[0].decisions,
+            "note": images.note,
             **broken._asdict(),
         }
         print_json(result)

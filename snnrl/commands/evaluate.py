@@ -16,7 +16,7 @@ from snnrl.display import Display, print_json, rates
 
 
 class EvalOptions(Settings):
-    """Play episodes and show reward, spike rates and energy ratio; of a classifier, see eval FILE --help."""
+    """Play episodes and show reward, spike rates and energy ratio; of a classifier, accuracy: eval FILE --help."""
 
     T: tuple[Steps, ...] = ()
     """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own. An ordinary agent is converted, untrained."""

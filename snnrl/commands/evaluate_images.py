@@ -25,8 +25,6 @@ def evaluate_images(name: str, arguments: Sequence[str]) -> int:
     images = open_images(name, options.data, options.device)
     results: list[dict[str, Any]] = []
     with Display(options.as_json) as display:
-        if images.note:
-            display.say(images.note)
         report = display.stage("eval", len(options.T) or 1)
         for done, T in enumerate(options.T or (None,)):
             report(done, f"T={T}" if T else "")
@@ -49,6 +47,8 @@ def evaluate_images(name: str, arguments: Sequence[str]) -> int:
     ]
     seen = "" if options.encoding == "direct" else f", seen as {options.encoding} spikes, seed {options.seed}"
     title = f"{opened.title}, {len(images.test)} test images{seen}"
+    if images.note:
+        display.say(images.note)
     display.table(title, ["T", "accuracy, %", "spikes per neuron", "energy ratio", "weights of"], rows)
     if options.as_json:
         asked = {"encoding": options.encoding, "seed": options.seed, "note": images.note}

@@ -1,16 +1,17 @@
 """What the agents of a run do on the same observations: actions, operations, spikes."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from snnrl.agents.evaluate import episode_seeds, evaluate, operations
 from snnrl.agents.library import Opened
 from snnrl.agents.metrics import layer_name
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
-from snnrl.energy import break_down, read_costs
+from snnrl.energy import Breakdown, LayerOperations, break_down, read_costs
 from snnrl.envs import action_names, games, make
 from snnrl.networks import neurons_of
 from snnrl.report.data import Behaviour, Sample
@@ -35,8 +36,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
         player.agent, player.env_id, seeds, env_kwargs=player.env_kwargs, most_steps=MOST_STEPS
     ).observations
     counted = {name: operations(one.agent, seen) for name, one in agents.items()}
-    ordinary = counted[first] if player.agent.T is None else None
-    table = read_costs("paper")
+    spiking = [name for name, one in agents.items() if one.agent.T is not None]
     actions = {name: actions_of(one.agent, seen) for name, one in agents.items()}
     with contextlib.closing(make(last.env_id, **last.env_kwargs)) as env:
         names = action_names(env)
@@ -48,7 +48,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
         layer,
         actions,
         names,
-        {name: break_down(counted[name], ordinary, table) for name, one in agents.items() if one.agent.T is not None},
+        price_spiking(counted, spiking),
         samples,
     )
 
@@ -57,14 +57,35 @@ def samples_of(
     opened: Opened, seen: np.ndarray[Any, Any], chosen: Mapping[str, Sequence[str]]
 ) -> tuple[str, tuple[Sample, ...]]:
     """Return the name of a spiking agent's first layer, and its spikes on some observations; ``chosen``: by all."""
-    rows = ((np.arange(SAMPLES) + 0.5) * len(seen) / SAMPLES).astype(int)
-    layer, spikes = first_spikes(opened.agent, seen[rows])
-    shown = pictures(seen[rows], opened.env_id in games())
-    samples = [
+    rows = sample_rows(len(seen))
+    layer, spikes = first_spikes(opened.agent.q_net, lambda: opened.agent.predict(seen[rows], deterministic=True))
+    return layer, as_shown(rows, pictures(seen[rows], opened.env_id in games()), spikes, chosen)
+
+
+def sample_rows(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the places of the observations that are shown of so many."""
+    return ((np.arange(SAMPLES) + 0.5) * count / SAMPLES).astype(np.int64)
+
+
+def as_shown(
+    rows: Sequence[int] | np.ndarray[Any, Any],
+    pictures: np.ndarray[Any, Any],
+    spikes: np.ndarray[Any, Any],
+    chosen: Mapping[str, Sequence[str]],
+) -> tuple[Sample, ...]:
+    """Return samples of the observations at these ``rows``; ``chosen``: what each network chose on all of them."""
+    return tuple(
         Sample(picture, sent, {name: actions[row] for name, actions in chosen.items()})
-        for row, picture, sent in zip(rows, shown, spikes, strict=True)
-    ]
-    return layer, tuple(samples)
+        for row, picture, sent in zip(rows, pictures, spikes, strict=True)
+    )
+
+
+def price_spiking(counted: Mapping[str, Sequence[LayerOperations]], spiking: Sequence[str]) -> dict[str, Breakdown]:
+    """Return what a decision of each ``spiking`` network costs, against the ordinary one if that comes first."""
+    first = next(iter(counted))
+    ordinary = None if first in spiking else counted[first]
+    table = read_costs("paper")
+    return {name: break_down(counted[name], ordinary, table) for name in spiking}
 
 
 def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -73,14 +94,14 @@ def actions_of(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> np.ndar
     return np.concatenate([agent.predict(batch, deterministic=True)[0] for batch in batches])
 
 
-def first_spikes(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
-    """Return the first spiking layer's name and its spikes on observations ``(N, ...)``, summed over T."""
-    name, neuron = next(iter(neurons_of(agent.q_net).items()))
+def first_spikes(network: nn.Module, decide: Callable[[], object]) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return the first spiking layer's name and its spikes in the decisions that ``decide`` makes, summed over T."""
+    name, neuron = next(iter(neurons_of(network).items()))
     sent: list[Any] = []
     handle = neuron.register_forward_hook(lambda _, inputs, output: sent.append(output.detach().cpu().numpy()))
-    agent.predict(observations, deterministic=True)
+    decide()
     handle.remove()
-    return layer_name(name), sent[0].reshape(neuron.steps, len(observations), *sent[0].shape[1:]).sum(0)
+    return layer_name(name), sent[0].reshape(neuron.steps, -1, *sent[0].shape[1:]).sum(0)
 
 
 def pictures(observations: np.ndarray[Any, Any], frames: bool) -> np.ndarray[Any, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -152,8 +152,7 @@ def evaluate(
 def operations(agent: SpikingDQN, observations: np.ndarray[Any, Any]) -> tuple[LayerOperations, ...]:
     """Count the operations of the agent's decisions on observations ``(N, ...)``, under the layers' short names."""
     tensor, _ = agent.policy.obs_to_tensor(observations)
-    counted = count_operations(agent.q_net, tensor, len(observations))
-    return tuple(replace(layer, name=metrics.layer_name(layer.name)) for layer in counted)
+    return metrics.short_names(count_operations(agent.q_net, tensor, len(observations)))
 
 
 class Seen:

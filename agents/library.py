@@ -1,10 +1,11 @@
 """Open an agent by what a user calls it: a run folder, a file of ours or of stable-baselines3, or a shipped name."""
 
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.config import Recipe, env_settings
 from snnrl.agents.spiking_dqn.conversion import convert_agent, copy_in_order, load_weights
 from snnrl.agents.spiking_dqn.distil import calibration_play
+from snnrl.checkpoint import open_zip_safely
 from snnrl.conversion import PERCENTILE
 from snnrl.envs import games, make, make_playable, read_protocol
 from snnrl.errors import UserError, did_you_mean
@@ -22,6 +24,20 @@ from snnrl.files import quoted
 from snnrl.runs import RunFolder
 
 ZOO = Path(str(resources.files("snnrl.agents.zoo")))
+
+
+class Timed(Protocol):
+    """What decides in T timesteps, or is an ordinary network."""
+
+    @property
+    def T(self) -> int | None:
+        """Timesteps per decision; None for the ordinary network."""
+
+    def reduce_to(self, steps: int) -> None:
+        """Decide in ``steps`` timesteps from now on."""
+
+
+Network = TypeVar("Network", bound=Timed)
 
 
 class Opened(NamedTuple):
@@ -72,7 +88,9 @@ def open_agent(
         UserError: there is no such agent, its environment is not known or another one, its network cannot be
             converted, or ``percentile`` is given where nothing is.
     """
-    path = _find(name, T)
+    path = find(name, T)
+    if is_classifier(str(path)):
+        raise UserError(f"{path} is an image classifier, which plays nothing: snnrl eval {path} --data DIR tests it")
     agent = None if _is_sb3(path) else SpikingDQN.load(path, device=device)
     if env_kwargs is None:
         env_kwargs = {} if agent is None else agent.env_kwargs
@@ -87,22 +105,53 @@ def open_agent(
         agent = _read_foreign(path, env_id, env_kwargs, device, activation, vecnormalize)
     else:
         _check_spaces(env_id, env_kwargs, agent.observation_space.shape, getattr(agent.action_space, "n", None), path)
-    source = path.name
+    recipe = Recipe(**env_settings(env_id, env_kwargs))
+
+    def convert(agent: SpikingDQN, steps: int, percentile: float) -> SpikingDQN:
+        play = calibration_play(agent, recipe, steps)
+        return convert_agent(agent, play.numpy(), T=steps, percentile=percentile)[0]
+
+    agent, source = at_steps(agent, path.name, T, percentile, convert)
+    return Opened(agent, env_id, env_kwargs, source)
+
+
+def at_steps(
+    agent: Network,
+    source: str,
+    T: int | None,
+    percentile: float | None,
+    convert: Callable[[Network, int, float], Network],
+) -> tuple[Network, str]:
+    """Return an agent or classifier that decides in ``T`` timesteps if that is given, and what its weights come from.
+
+    ``convert`` makes an ordinary one spike, at a T and a percentile; a spiking one goes on with its weights.
+
+    Raises:
+        UserError: ``percentile`` is given where nothing is converted.
+    """
     if T is not None and agent.T is None:
         percentile = percentile or PERCENTILE
-        play = calibration_play(agent, Recipe(**env_settings(env_id, env_kwargs)), T)
-        agent, _ = convert_agent(agent, play.numpy(), T=T, percentile=percentile)
-        source = f"{source}, converted at the {percentile:g}th percentile"
-    elif percentile is not None:
+        return convert(agent, T, percentile), f"{source}, converted at the {percentile:g}th percentile"
+    if percentile is not None:
         raise UserError("a percentile sets the thresholds of an ordinary agent that is converted: give one, and --T")
-    elif T is not None and T != agent.T:
+    if T is not None and T != agent.T:
         agent.reduce_to(T)
-    return Opened(agent, env_id, env_kwargs, source)
+    return agent, source
+
+
+def is_classifier(name: str) -> bool:
+    """Say whether an image classifier is called that; what cannot be read is none, and is left to its reader."""
+    try:
+        with open_zip_safely(find(name), re.compile(r".*")) as archive:
+            metadata = archive.read_json("metadata.json")
+    except UserError:
+        return False
+    return isinstance(metadata, dict) and metadata.get("kind") == "classifier"
 
 
 def open_ordinary(name: str, opened: Opened, device: str = "auto") -> SpikingDQN | None:
     """Return the ordinary network of the run or shipped agent that ``opened`` is from, or None where it is not told."""
-    path = _find(name, opened.agent.T)
+    path = find(name, opened.agent.T)
     for candidate in (path, path.with_name("ann.zip")):
         if candidate.is_file():
             found = open_agent(str(candidate), opened.env_id, env_kwargs=opened.env_kwargs, device=device).agent
@@ -126,7 +175,12 @@ def _env_kwargs(env_id: str, stored: Mapping[str, Any], protocol: str | None, pa
     return {"protocol": (found if protocol is None else found.seen_under(protocol)).model_dump()}
 
 
-def _find(name: str, T: int | None) -> Path:
+def find(name: str, T: int | None = None) -> Path:
+    """Return the file of what is called ``name``: of a run the stage trained at ``T``, or the last one.
+
+    Raises:
+        UserError: there is none, or the run is not finished.
+    """
     path = Path(name)
     if path.is_dir():
         return _stage_agent(path, T)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from stable_baselines3.common.logger import Logger
@@ -66,8 +67,13 @@ def ratio(seen: Activity, layers: Sequence[LayerOperations]) -> float:
     return energy_ratio(layers) if seen.counts else 1.0
 
 
+def short_names(layers: Sequence[LayerOperations]) -> tuple[LayerOperations, ...]:
+    """Return counts under the layers' short names."""
+    return tuple(replace(layer, name=layer_name(layer.name)) for layer in layers)
+
+
 def layer_name(name: str) -> str:
     """Return the short name of a layer of a Q-network, such as ``conv1`` or ``fc1``."""
-    for whole in ("features_extractor.", "cnn.", "q_net.", "features.", "decision."):
+    for whole in ("body.", "features_extractor.", "cnn.", "q_net.", "features.", "decision."):
         name = name.removeprefix(whole)
     return name

@@ -8,8 +8,8 @@ from importlib import import_module
 from snnrl.errors import UserError, did_you_mean
 
 COMMANDS = {
-    "train": ("train", "RECIPE: an ordinary DQN, its spiking conversion, and T lowered stage by stage"),
-    "eval": ("evaluate", "AGENT: reward, spike rates and energy over greedy episodes, at one T or several"),
+    "train": ("train", "RECIPE: an ordinary network, its spiking conversion, and T lowered stage by stage"),
+    "eval": ("evaluate", "AGENT: reward or accuracy, spike rates and energy, at one T or several"),
     "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
     "energy": ("energy", "AGENT: operations and energy of a decision, layer by layer, against the ordinary network's"),
     "report": ("report", "RUN...: a page on a run, or on several of one recipe with different seeds"),

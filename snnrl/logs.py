@@ -10,7 +10,7 @@ from snnrl.errors import UserError
 Log = dict[str, list[float | None]]
 """Values by column, one per row of the log; None where a row does not tell."""
 
-CLOCKS = ("time/total_timesteps", "distil/batches")
+CLOCKS = ("time/total_timesteps", "distil/batches", "train/batches")
 """Columns that tell how far a stage has come."""
 
 

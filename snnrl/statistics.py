@@ -1,5 +1,6 @@
 """Estimates with 95 % intervals, by percentile bootstraps with a fixed seed."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,13 +23,15 @@ class Estimate(NamedTuple):
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
-    """Return the mean of values ``(N,)``, drawn one by one."""
+    """Return the mean of values ``(N,)``, drawn N at a time with replacement.
+
+    How often each different value is drawn is multinomial, so ten thousand zeros and ones take no longer than ten.
+    """
     array = np.asarray(values, float)
-    random, drawn = np.random.default_rng(0), []
-    for count in _portions(array.size):
-        picks = random.integers(len(array), size=(count, len(array)))
-        drawn.append(array[picks].mean(axis=1))
-    return _estimate(array.mean(), np.concatenate(drawn))
+    counts = Counter(array.tolist())  # in the order of their first appearance
+    shares = np.fromiter(counts.values(), float) / array.size
+    drawn = np.random.default_rng(0).multinomial(array.size, shares, size=DRAWS)
+    return _estimate(array.mean(), drawn @ np.fromiter(counts, float) / array.size)
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:

@@ -11,9 +11,11 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
+from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.arguments import parse
 from snnrl.cli import main
-from snnrl.commands import report, running, train
+from snnrl.commands import running, train
+from snnrl.commands.recipes import command_line
 from snnrl.config import read_recipe
 from snnrl.runs import RunFolder
 
@@ -21,6 +23,10 @@ SHORT = [
     *("--ann.steps", "300", "--ann.eval-every", "150", "--dqn.learning-starts", "50", "--network.net-arch", "16"),
     *("--reduction.batches", "60", "--reduction.frames", "64", "--reduction.own-frames", "32"),
     *("--gate.episodes", "2", "--gate.tolerance", "1.0", "--report-episodes", "2", "--schedule", "3,1"),
+]
+IMAGES = [
+    *("--data", str(Path(__file__).parent / "data" / "cifar10"), "--network.width", "0.125", "--network.hidden", "16"),
+    *("--ann.epochs", "2", "--reduction.epochs", "2", "--schedule", "2,1", "--gate.tolerance", "1.0"),
 ]
 FLAGS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -31,10 +37,11 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs ``a`` (seed 0) and ``b`` (seed 1)."""
+    """A folder with the runs ``a`` (seed 0) and ``b`` (seed 1), and ``images``, a classifier's."""
     folder = tmp_path_factory.mktemp("runs")
     for name, seed in (("a", "0"), ("b", "1")):
         assert main(["train", "cartpole-state", *SHORT, "--seed", seed, "--run", str(folder / name)]) == 0
+    assert main(["train", "cifar10-vgg6", *IMAGES, "--run", str(folder / "images")]) == 0
     return folder
 
 
@@ -73,7 +80,7 @@ def test_training_leaves_a_report(place: Path, run: Path) -> None:
 
 
 def test_a_report_that_fails_loses_nothing(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no ink")
 
     monkeypatch.setattr(running, "write_page", fail)
@@ -96,9 +103,9 @@ def test_where_it_is_written(run: Path, call: Call, place: Path) -> None:
 
 def test_the_command_makes_the_same_recipe() -> None:
     made = parse(train.TrainOptions, SHORT, "train", _options())
-    config = {field: getattr(made, field) for field in report.Recipe.model_fields}
-    stored = report.Recipe(**config).model_dump(mode="json")
-    words = report.command_line(stored | {"from": "ann", "seed": 5}, Path("runs/x")).split()
+    config = {field: getattr(made, field) for field in Recipe.model_fields}
+    stored = Recipe(**config).model_dump(mode="json")
+    words = command_line(stored | {"from": "ann", "seed": 5}, Path("runs/x")).split()
     assert words[:5] == ["snnrl", "train", "cartpole-state", "--seed", "5"]
     again = parse(train.TrainOptions, words[3:], "train", _options())
     assert {field: getattr(again, field) for field in config} == config | {"seed": 5}
@@ -106,7 +113,7 @@ def test_the_command_makes_the_same_recipe() -> None:
 
 
 def _options() -> train.TrainOptions:
-    return train.TrainOptions(**read_recipe("cartpole-state", report.Recipe).model_dump())
+    return train.TrainOptions(**read_recipe("cartpole-state", Recipe).model_dump())
 
 
 def test_an_unfinished_run(run: Path, call: Call) -> None:
@@ -201,12 +208,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1200])
-def test_in_a_browser(browser: webdriver.Chrome, place: Path, scheme: str, width: int) -> None:
+@pytest.mark.parametrize("name", ["a", "images"])
+def test_in_a_browser(browser: webdriver.Chrome, place: Path, name: str, scheme: str, width: int) -> None:
     features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    page = (place / "a" / "report.html").as_uri()
+    page = (place / name / "report.html").as_uri()
     browser.get(page)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

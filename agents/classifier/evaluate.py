@@ -8,12 +8,15 @@ import torch
 
 from snnrl.agents import metrics
 from snnrl.agents.classifier.agent import Classifier
-from snnrl.energy import LayerOperations, count_operations
+from snnrl.energy import LayerOperations, add_batches, count_operations
 from snnrl.envs.images import Images, in_order
 
 BATCH = 250
+"""Images that are named at a time, at most."""
+PIXELS = 5 * 250 * 32 * 32
+"""Of these images in all timesteps, at most: the memory of a forward grows with them."""
 SAMPLE = 256
-"""Images, evenly spread over all of them, on which operations are counted."""
+"""Images on which operations are counted."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Evaluation:
 def predictions(classifier: Classifier, images: Images) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the class of each image."""
     classifier.network.eval()
-    batches = in_order(images, BATCH, classifier.normalization, classifier.device)
+    batches = in_order(images, at_once(classifier), classifier.normalization, classifier.device)
     return torch.cat([classifier.network(batch.images).argmax(1).cpu() for batch in batches]).numpy()
 
 
@@ -60,8 +63,25 @@ def evaluate(classifier: Classifier, images: Images) -> Evaluation:
     """Name all images and watch the network; count operations on a sample of them."""
     with metrics.watching(classifier.body) as activity:
         named = predictions(classifier, images)
-    sample = images.subset(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(np.int64))
-    (batch,) = in_order(sample, SAMPLE, classifier.normalization, classifier.device)
-    layers = count_operations(classifier.network, batch.images, len(sample))
     wrong = np.flatnonzero(named != images.labels)
+    layers = operations(classifier, images)
     return Evaluation(len(images), tuple(int(place) for place in wrong), activity, layers)
+
+
+def operations(classifier: Classifier, images: Images) -> tuple[LayerOperations, ...]:
+    """Count the operations of the classifier's decisions on a sample of the images, under the layers' short names."""
+    sample = evenly(images, SAMPLE)
+    batches = in_order(sample, at_once(classifier), classifier.normalization, classifier.device)
+    counted = [count_operations(classifier.network.eval(), batch.images, len(batch.labels)) for batch in batches]
+    return metrics.short_names(add_batches(counted))
+
+
+def evenly(images: Images, most: int) -> Images:
+    """Return ``most`` images, evenly spread over all of them, or all if there are no more."""
+    return images.subset(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
+
+
+def at_once(classifier: Classifier) -> int:
+    """Return how many images are named at a time, so that memory stays bounded whatever their size and T."""
+    _, height, width = classifier.description.image_shape
+    return max(1, min(BATCH, PIXELS // ((classifier.T or 1) * height * width)))

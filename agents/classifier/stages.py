@@ -11,14 +11,15 @@ from snnrl.agents import metrics
 from snnrl.agents.chain import Chain, Reporter
 from snnrl.agents.classifier.agent import Classifier, Description
 from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
+from snnrl.agents.classifier.conversion import calibration_images, convert_classifier
 from snnrl.agents.classifier.evaluate import evaluate, predictions
 from snnrl.agents.classifier.followers import announce
 from snnrl.agents.classifier.training import Epochs
-from snnrl.conversion import convert
-from snnrl.envs.images import ImageSet, Normalization, in_order
+from snnrl.envs.images import ImageSet, Normalization
 from snnrl.networks import calibrating, prune_weights
 from snnrl.pipeline import Result, StageFolder
 from snnrl.reduction import Attempt, best_attempt
+from snnrl.report.data import right_or_wrong
 from snnrl.runs import RunFolder
 
 NEAR_CHANCE = 0.02
@@ -118,20 +119,16 @@ class ImageJob(Chain[Classifier]):
     def converted(self, name: str, T: int, result: Result) -> Classifier:
         """Return the spiking conversion of the ordinary network."""
         ordinary = self.load("ann")
-        made = convert(
-            ordinary.network,
+        spiking, report = convert_classifier(
+            ordinary,
             self.calibration(ordinary),
-            steps=T,
+            T=T,
             percentile=self.recipe.conversion.percentile,
-            neuron=ordinary.description.neuron,
-            thresholds_of=None if self.thresholds_of is None else self.thresholds_of.body,
+            dropout=self.recipe.reduction.dropout,
+            thresholds_of=self.thresholds_of,
         )
-        dropout = self.recipe.reduction.dropout if ordinary.description.dropout else 0.0
-        changes = {"T": T, "batch_norm": False, "dropout": dropout}
-        spiking = Classifier(ordinary.description.model_copy(update=changes), self.recipe.device)
-        spiking.body.load_state_dict(made.network.body.state_dict())
-        result["conversion"] = made.report.as_dict()
-        self.say_conversion(name, made.report)
+        result["conversion"] = report.as_dict()
+        self.say_conversion(name, report)
         return spiking
 
     @torch.no_grad()
@@ -155,10 +152,7 @@ class ImageJob(Chain[Classifier]):
 
     def calibration(self, classifier: Classifier) -> torch.Tensor:
         """Return the training images on which thresholds are set."""
-        chosen = np.random.default_rng(self.recipe.seed).permutation(len(self.images.train))
-        some = self.images.train.subset(chosen[: self.recipe.conversion.images])
-        (batch,) = in_order(some, len(some), classifier.normalization, classifier.device)
-        return batch.images
+        return calibration_images(classifier, self.images.train, self.recipe.conversion.images, self.recipe.seed)
 
     @torch.no_grad()
     def before(self, classifier: Classifier) -> Result:
@@ -207,9 +201,7 @@ class ImageJob(Chain[Classifier]):
 
     def outcomes(self, result: Result) -> Sequence[float]:
         """Return 1 for each test image that was named rightly, else 0."""
-        right = np.ones(result["images"])
-        right[result["wrong"]] = 0
-        return [float(value) for value in right]
+        return right_or_wrong(result)
 
     def about(self) -> dict[str, Any]:
         """Return what is to be said of the data."""

@@ -164,6 +164,7 @@ class Epochs:
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}: lower the learning rate")
         done = self.epoch * len(self.batches) + self.batch
+        self.logger.record("train/batches", done)
         self.logger.record("train/loss", loss)
         self.logger.record("train/accuracy", accuracy)
         self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
@@ -181,6 +182,7 @@ class Epochs:
         (right,) = processes.mean(self.right)
         self.training_curve.append(right / len(self.batches))
         self.epoch, self.batch, self.right = self.epoch + 1, 0, 0.0
+        self.logger.record("train/batches", self.epoch * len(self.batches))
         self.logger.record("eval/accuracy", accuracy)
         self.logger.dump(self.epoch * len(self.batches))
         if self.epoch < self.settings.epochs:

@@ -48,6 +48,11 @@ class Normalization:
         std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 1 / 255**2))
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
+    @property
+    def largest(self) -> float:
+        """The size of the largest value that a byte can become."""
+        return max(max(mean, 1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def apply(self, pixels: Tensor) -> Tensor:
         """Return bytes ``(B, C, H, W)`` as floats of mean 0 and deviation 1 in each channel."""
         mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))

@@ -10,11 +10,13 @@ from snnrl.agents.evaluate import evaluate as evaluate_agent
 from snnrl.agents.library import open_agent, shipped_agents
 from snnrl.agents.settings import Device, Percentile, Positive, Seed, Settings, Share, Steps
 from snnrl.arguments import parse, positional
+from snnrl.commands.evaluate_images import EvalImagesOptions, evaluate_images
+from snnrl.commands.images import for_classifier
 from snnrl.display import Display, print_json, rates
 
 
 class EvalOptions(Settings):
-    """Play episodes and show reward, spike rates and energy ratio."""
+    """Play episodes and show reward, spike rates and energy ratio; of a classifier, accuracy: eval FILE --help."""
 
     T: tuple[Steps, ...] = ()
     """Timesteps, or a list such as 1,2,3,5,100; default: the agent's own. An ordinary agent is converted, untrained."""
@@ -43,6 +45,8 @@ class EvalOptions(Settings):
 def evaluate(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     name, rest = positional(EvalOptions, arguments, "eval", "AGENT", shipped_agents())
+    if for_classifier(name, rest, EvalOptions, EvalImagesOptions):
+        return evaluate_images(name, rest)
     options = parse(EvalOptions, rest, f"eval {name}")
     seeds = episode_seeds(options.seed, "report", options.episodes)
     results: list[dict[str, Any]] = []

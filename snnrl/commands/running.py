@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from snnrl.agents.chain import Chain
-from snnrl.agents.library import title
+from snnrl.commands.recipes import title_of
 from snnrl.commands.report import PAGE, write_page
 from snnrl.display import Display, rates
+from snnrl.envs.images import ImageSet
 from snnrl.errors import UserError
 from snnrl.files import first_line
 from snnrl.pipeline import STOP
@@ -18,9 +19,16 @@ from snnrl.runs import RunFolder
 
 
 def run_chain(
-    make: Callable[[Display], Chain[Any]], run: RunFolder, config: Mapping[str, Any], quiet: bool
+    make: Callable[[Display], Chain[Any]],
+    run: RunFolder,
+    config: Mapping[str, Any],
+    quiet: bool,
+    images: ImageSet | None = None,
 ) -> tuple[dict[str, Any], int]:
-    """Run or take up a chain of stages, show its table, and return the summary and the exit code."""
+    """Run or take up a chain of stages, show its table, and return the summary and the exit code.
+
+    ``images`` are those of a classifier.
+    """
     with Display(quiet) as display:
         resumed = run.open(config)
         if run.finished:
@@ -40,7 +48,7 @@ def run_chain(
             except FloatingPointError as error:
                 raise UserError(f"{error}; {run.path} keeps the last good checkpoint") from error
         if not drawn:
-            draw(run, display)
+            draw(run, display, images)
     show(summary, display)
     if not summary["gate_met"]:
         display.say("the last stage missed its gate; its best agent is kept")
@@ -64,11 +72,11 @@ def saving_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def draw(run: RunFolder, display: Display) -> None:
+def draw(run: RunFolder, display: Display, images: ImageSet | None) -> None:
     """Write the report of a finished run; the run is whole without it."""
     display.stage("report", 1)(0, "")
     try:
-        write_page(run.path / PAGE, run)
+        write_page(run.path / PAGE, run, images=images)
     except Exception as error:  # whatever goes wrong in it, the summary is written
         display.say(f"no report: {first_line(error)}; snnrl report {run.path} tries again")
     else:
@@ -78,10 +86,7 @@ def draw(run: RunFolder, display: Display) -> None:
 def show(summary: Mapping[str, Any], display: Display) -> None:
     """Print the table of stages."""
     first, recipe = summary["stages"][0], summary["recipe"]
-    if "accuracy" in first:
-        what, tests = f"{recipe['network']['kind']} on {recipe['images']}", f"{first['images']} test images"
-    else:
-        what, tests = title(recipe["env"], summary.get("env_kwargs", {})), f"{first['episodes']} greedy episodes"
+    tests = f"{first['images']} test images" if "accuracy" in first else f"{first['episodes']} greedy episodes"
     score = "accuracy, %" if "accuracy" in first else "reward"
     columns = ["stage", score, "difference to first (95 %)", "spikes per neuron", "energy ratio", "minutes"]
     rows = [
@@ -95,7 +100,7 @@ def show(summary: Mapping[str, Any], display: Display) -> None:
         ]
         for stage in summary["stages"]
     ]
-    display.table(f"{what}, seed {summary['seed']}, {tests}", columns, rows)
+    display.table(f"{title_of(recipe, summary)}, seed {summary['seed']}, {tests}", columns, rows)
 
 
 def _score(stage: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from snnrl import processes
 from snnrl.agents.classifier import Classifier
 from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.followers import follow
+from snnrl.agents.classifier.library import check_fit
 from snnrl.agents.classifier.stages import ImageJob
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
@@ -79,7 +80,7 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
             thresholds_of=thresholds_of,
         )
 
-    summary, code = run_chain(make, run, config, options.as_json)
+    summary, code = run_chain(make, run, config, options.as_json, images)
     processes.tell(None)
     if options.as_json:
         print_json(summary)
@@ -103,23 +104,7 @@ def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> No
         with torch.device("meta"):
             classifier(recipe.network.kind, images.train.shape, len(images.classes), width=recipe.network.width)
         return
-    description = start.description
-    if description.image_shape != images.train.shape:
-        raise UserError(
-            f"the classifier to begin with sees images of shape {description.image_shape}, {recipe.images} has "
-            f"{images.train.shape}: give other --data or another --from"
-        )
-    if len(description.labels) != len(images.classes):
-        raise UserError(
-            f"the classifier to begin with knows {len(description.labels)} classes, {recipe.images} has "
-            f"{len(images.classes)}: give other --data or another --from"
-        )
-    if description.labels != images.classes:
-        ours, theirs = next(pair for pair in zip(description.labels, images.classes, strict=True) if len({*pair}) > 1)
-        raise UserError(
-            f"the classifier to begin with knows {ours!r} where {recipe.images} has {theirs!r}: give other --data or "
-            "another --from"
-        )
+    check_fit(start, images, recipe.images, "the classifier to begin with", "give other --data or another --from")
     if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:
         raise UserError(
             f"the classifier to begin with decides in {start.T} timesteps already, nothing is left to lower to "

@@ -1,5 +1,6 @@
 """Energy of a decision, spiking against ordinary."""
 
+from snnrl.energy.batches import add_batches
 from snnrl.energy.breakdown import Breakdown, break_down
 from snnrl.energy.costs import CostTable, cost_tables, read_costs
 from snnrl.energy.operations import LayerOperations, count_operations, counting_operations, counts
@@ -10,6 +11,7 @@ __all__ = [
     "Breakdown",
     "CostTable",
     "LayerOperations",
+    "add_batches",
     "break_down",
     "cap",
     "cost_tables",

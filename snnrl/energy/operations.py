@@ -140,8 +140,8 @@ def count_operations(network: nn.Module, observations: Any, batch: int) -> tuple
 def counting_operations(network: nn.Module, batch: int) -> Iterator[Count]:
     """Count the operations of the one forward inside the block, of ``batch`` observations.
 
-    A layer's input counts as spikes if every value is 0 or 1, or, behind spiking neurons, a sum or an average-pooled
-    average of spikes: each of them then adds a weight.
+    A layer's input counts as spikes if every value is 0, 1 or -1, or, behind spiking neurons, a sum or an
+    average-pooled average of spikes: each of them then adds a weight, or subtracts it.
     """
     found = Count(batch)
 
@@ -200,13 +200,14 @@ def count_weights(count: Count, name: str, layer: Any, values: Tensor, output: T
 def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
     """Say whether a layer's input ``(rows, ...)`` is spikes, and return how many there are in each element of a row.
 
-    Real values count as one event unless they are zero.
+    Of a network's own input, spikes may have a sign: they add or subtract a weight. Real values count as one event
+    unless they are zero.
     """
     rows = values.double() * count.pooled if count.pooled > 1 else values
     behind_neurons = any(before.neurons for before in count.layers)
-    spikes = bool(rows.amin() >= 0) and (behind_neurons or bool(rows.amax() <= 1))
+    spikes = bool(rows.amin() >= 0) if behind_neurons else bool(rows.abs().amax() <= 1)
     whole = spikes and all(torch.equal(part, part.round()) for part in (rows[:1], rows))  # the first row often tells
-    return whole, sum_rows(rows if whole else (rows != 0).float()).double()
+    return whole, sum_rows(rows.abs() if whole else (rows != 0).float()).double()
 
 
 def fan_out(layer: Any, row: Tensor) -> Tensor:

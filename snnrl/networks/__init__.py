@@ -4,6 +4,7 @@ from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier,
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
+from snnrl.networks.poisson import encode_by_rate
 from snnrl.networks.pruning import Pruned, prune_weights
 from snnrl.networks.resnet import resnet20
 from snnrl.networks.small_conv import small_conv
@@ -41,6 +42,7 @@ __all__ = [
     "constrain",
     "conv_features",
     "convolutional",
+    "encode_by_rate",
     "fill_slots",
     "mlp",
     "nature_cnn",

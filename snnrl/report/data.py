@@ -13,8 +13,45 @@ from snnrl.statistics import Estimate, mean_estimate
 Rates = Mapping[str, float]
 """Spikes per neuron and decision, summed over T, by layer."""
 
-MEASURES = {"reward": "reward_mean", "accuracy": "accuracy"}
-"""What a stage is judged by, and where its result tells it."""
+
+@dataclass(frozen=True)
+class Measure:
+    """What a stage is judged by, and how it is spoken of."""
+
+    key: str
+    """Of a stored result."""
+    tests: str
+    """What it is the mean over."""
+    form: str
+    """How it is written."""
+    tested: str
+    """Where it was measured, to stand behind a noun."""
+    conditions: str
+    """The same as a sentence."""
+    single: str
+    """What a figure shows of single tests, as sentences."""
+
+
+MEASURES = {
+    "reward": Measure(
+        "reward_mean",
+        "episodes",
+        ".1f",
+        "in the reported play",
+        "Greedy play on starts that neither training nor gate has seen, the same for every stage.",
+        "Coloured: episodes. The mark is their mean, its bar the 95 % bootstrap interval over them: how sure the mean "
+        "of this network is, not how other seeds would train. Without a spread among episodes it has no width.",
+    ),
+    "accuracy": Measure(
+        "accuracy",
+        "test images",
+        ".2%",
+        "on the test images",
+        "Share of the test images that are named rightly; neither training nor gate has seen them.",
+        "The mark is the share of the test images that are named rightly, its bar the 95 % bootstrap interval over "
+        "them: how sure the accuracy of this network is, not how other seeds would train.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +64,7 @@ class Stage:
     score: float
     """Reward or accuracy."""
     scores: tuple[float, ...]
-    """By episode; empty where only their mean is known."""
+    """By test, for an image 1 if it was named rightly, else 0; empty where only their mean is known."""
     different: int | None
     """How many of the episodes differ in what was seen."""
     spike_rate: Rates
@@ -44,8 +81,10 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """Its T as the text of an axis."""
-        return "ordinary" if self.T is None else f"T = {self.T}"
+        """Its T as the text of an axis, and its name where that tells more."""
+        if self.T is None:
+            return "ordinary"
+        return f"T = {self.T}" if self.name.startswith(f"T{self.T}") else f"{self.name}, T = {self.T}"
 
     @property
     def mean_rate(self) -> float | None:
@@ -54,7 +93,7 @@ class Stage:
 
     @property
     def estimate(self) -> Estimate:
-        """The mean score with its interval over episodes; without episodes there is none, and it is a point."""
+        """The mean score with its interval over tests; where they are not known there is none, and it is a point."""
         return mean_estimate(self.scores) if self.scores else Estimate(self.score, self.score, self.score)
 
 
@@ -62,14 +101,14 @@ def read_stage(result: Mapping[str, Any], measure: str) -> Stage:
     """Return a stage from its stored result.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not as a run stores it.
+        LookupError, TypeError, ValueError, AttributeError: it is not as a run stores it.
     """
     before = result.get("before")
     return Stage(
         str(result["name"]),
         None if result["T"] is None else int(result["T"]),
-        float(result[MEASURES[measure]]),
-        tuple(float(score) for score in result.get("rewards", ())),
+        float(result[MEASURES[measure].key]),
+        tuple(float(score) for score in result.get("rewards", right_or_wrong(result))),
         result.get("distinct_episodes"),
         _rates(result["spike_rate"]),
         None if before is None else _rates(before["spike_rate"]),
@@ -79,6 +118,13 @@ def read_stage(result: Mapping[str, Any], measure: str) -> Stage:
         str(result.get("start", "")),
         bool(result.get("rounds", 1)),
     )
+
+
+def right_or_wrong(result: Mapping[str, Any]) -> list[float]:
+    """Return 1 for each test image that was named rightly, else 0; nothing where a result does not tell."""
+    right = np.ones(result.get("images", 0))
+    right[result.get("wrong", [])] = 0
+    return [float(value) for value in right]
 
 
 def _rates(rates: Mapping[str, Any]) -> dict[str, float]:
@@ -91,7 +137,7 @@ class Run:
 
     title: str
     measure: str
-    """One of :data:`MEASURES`."""
+    """Name of one of :data:`MEASURES`."""
     seed: int
     facts: Mapping[str, str]
     """What was run, line by line."""
@@ -102,6 +148,13 @@ class Run:
     """By stage, in the order in which they ran."""
     finished: bool = True
     gate_met: bool = True
+    note: str = ""
+    """What must be said beside its figures."""
+
+    @property
+    def words(self) -> Measure:
+        """How the measure is spoken of."""
+        return MEASURES[self.measure]
 
     @property
     def spiking(self) -> tuple[Stage, ...]:

@@ -1,6 +1,6 @@
 """The figures of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +15,27 @@ from snnrl.report.tables import Figure, Table
 MOST_POINTS = 1_000
 """Of a curve; of a longer one every second, third, ... is drawn and kept."""
 
-SCORES = ("rollout/reward_mean_20", "rollout/ep_rew_mean")
-"""Columns of a log that tell the score in training; the first one that is there is drawn."""
+IN_TRAINING = "in training, mean of the last episodes"
+
+SCORES = {
+    "reward": {
+        "rollout/reward_mean_20": IN_TRAINING,
+        "rollout/ep_rew_mean": IN_TRAINING,
+        "eval/reward": "greedy, at the gate",
+    },
+    "accuracy": {
+        "eval/accuracy": "on the validation images, after each epoch",
+        "train/accuracy": "of single batches in training",
+    },
+}
+"""Columns of a log that tell the score by measure, and in what; of those that say the same, the first one is drawn."""
+
+LOSSES = {"reward": {"distil/loss": "loss of single batches"}, "accuracy": {"train/loss": "loss of single batches"}}
+
+AT_TIMES = ("eval/reward", "eval/accuracy")
+"""Columns of which every point is drawn as a mark, above the lines."""
+
+MARKS = {"linestyle": "", "markersize": 5, "zorder": 3}
 
 Point = TypeVar("Point")
 
@@ -37,54 +56,57 @@ def score_against_T(run: Run) -> Figure:
     axes = blank()
     for place, stage in enumerate(run.stages):
         value, low, high = stage.estimate
-        jitter = np.linspace(-0.22, 0.22, len(stage.scores))
-        axes.plot(place + jitter, stage.scores, "o", color=SERIES[0], markersize=3, alpha=0.35)
+        if run.measure == "reward":
+            jitter = np.linspace(-0.22, 0.22, len(stage.scores))
+            axes.plot(place + jitter, stage.scores, "o", color=SERIES[0], markersize=3, alpha=0.35)
         axes.errorbar(place, value, [[value - low], [high - value]], fmt="o", color=INK, capsize=4, markersize=5)
     stage_axis(axes, [stage.label for stage in run.stages])
     axes.set_ylabel(run.measure)
-    caption = (
-        "Coloured: episodes. The mark is their mean, its bar the 95 % bootstrap interval over them: how sure the mean "
-        "of this network is, not how other seeds would train. Without a spread among episodes it has no width."
-    )
     rows = [[stage.name, stage.T, stage.estimate, len(stage.scores)] for stage in run.stages]
-    columns = ["stage", "T", run.measure, "episodes"]
-    table = Table(f"{run.measure}-against-T", f"{run.measure.capitalize()} against T", caption, columns, rows)
+    columns = ["stage", "T", run.measure, run.words.tests]
+    table = Table(f"{run.measure}-against-T", f"{run.measure.capitalize()} against T", run.words.single, columns, rows)
     return Figure(to_svg(axes, table.name, read_aloud(table)), table)
 
 
 def learning_curves(run: Run) -> list[Figure]:
-    """A figure for each stage that logged anything to draw."""
-    figures = (_learning_curve(run.measure, stage, log) for stage, log in run.logs.items())
-    return [figure for figure in figures if figure is not None]
+    """Figures for each stage that logged anything to draw: its score, its loss where there is none, or both."""
+    figures = []
+    for stage, log in run.logs.items():
+        scores, losses = shown(log, SCORES[run.measure]), shown(log, LOSSES[run.measure])
+        if scores:
+            figures.append(_learning_curve(run.measure, f"learning-{stage}", stage, log, scores))
+        if losses and run.measure == "accuracy":
+            figures.append(_learning_curve("loss", f"loss-{stage}", stage, log, losses))
+        elif losses and not scores:
+            figures.append(_learning_curve("loss", f"learning-{stage}", stage, log, losses))
+    return figures
 
 
-def _learning_curve(measure: str, stage: str, log: Log) -> Figure | None:
-    """Draw the score in training and at the gate, or else the loss."""
-    score = score_column(log)
-    lines = {score: "in training, mean of the last episodes", "eval/reward": "greedy, at the gate"}
-    shown = {column: text for column, text in lines.items() if column in log}
-    if not shown and "distil/loss" not in log:
-        return None
-    measure, shown = (measure, shown) if shown else ("loss", {"distil/loss": "loss of single batches"})
+def shown(log: Log, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return those columns that a log has, the first one for each text."""
+    first: dict[str, str] = {}
+    for column, text in columns.items():
+        if column in log:
+            first.setdefault(text, column)
+    return {column: text for text, column in first.items()}
+
+
+def _learning_curve(measure: str, name: str, stage: str, log: Log, lines: Mapping[str, str]) -> Figure:
     clock, clock_text = clock_of(log)
     axes = blank()
-    for number, (column, text) in enumerate(shown.items()):
-        how = look(number) | ({"linestyle": "", "markersize": 5} if column == "eval/reward" else {"marker": ""})
+    for number, (column, text) in enumerate(lines.items()):
+        how = look(number) | (MARKS if column in AT_TIMES else {"marker": ""})
         axes.plot(*zip(*points_of(clock, log[column]), strict=True), **how, label=text)
     axes.set_xlabel(clock_text)
     axes.set_ylabel(measure)
-    if len(shown) > 1:
+    if len(lines) > 1:
         legend(axes, 1)
-    rows = zip(clock, *(log[column] for column in shown), strict=True)
+    rows = zip(clock, *(log[column] for column in lines), strict=True)
     kept = thinned([row for row in rows if any(cell is not None for cell in row[1:])])
-    caption = f"{measure.capitalize()} of {stage} over its {clock_text}: {'; '.join(shown.values())}."
-    table = Table(f"learning-{stage}", f"Learning, {stage}", caption, [clock_text, *shown], kept)
+    caption = f"{measure.capitalize()} of {stage} over its {clock_text}: {'; '.join(lines.values())}."
+    title = name.partition("-")[0].capitalize()
+    table = Table(name, f"{title}, {stage}", caption, [clock_text, *lines], kept)
     return Figure(to_svg(axes, table.name, caption), table)
-
-
-def score_column(log: Log) -> str:
-    """Return the column that tells the score in training; empty if there is none."""
-    return next((column for column in SCORES if column in log), "")
 
 
 def points_of(clock: Sequence[float], values: Sequence[float | None]) -> list[tuple[float, float]]:
@@ -94,7 +116,7 @@ def points_of(clock: Sequence[float], values: Sequence[float | None]) -> list[tu
 
 def clock_of(log: Log) -> tuple[list[float], str]:
     """Return how far a stage had come at each row of its log (or at the one before), and in what."""
-    for column, text in zip(CLOCKS, ("environment steps", "batches"), strict=True):
+    for column, text in zip(CLOCKS, ("environment steps", "batches", "batches"), strict=True):
         if column in log:
             clock, now = [], 0.0
             for value in log[column]:

@@ -13,7 +13,10 @@ from snnrl.report import figures, seeds
 from snnrl.report.data import Behaviour, Run, Sample
 from snnrl.report.drawing import mosaic, style, to_png
 from snnrl.report.tables import Figure, Table
-from snnrl.statistics import mean_estimate
+from snnrl.statistics import Estimate, mean_estimate
+
+MOST_NAMES = 20
+"""Of actions or classes, up to which they are shown one against another."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,18 @@ class Section:
         return [block for block in self.blocks if block is not None]
 
 
-def render(run: Run, behaviour: Behaviour) -> str:
-    """Return the page of one run."""
+def render(run: Run, behaviour: Behaviour | None) -> str:
+    """Return the page of one run; without ``behaviour`` as much as its folder tells."""
     last = run.stages[-1]
     with style():
         sections = [
-            Section("Result", "", [_stages(run), figures.score_against_T(run), seeds.rates_against_T([run])]),
+            Section("Result", run.note, [_stages(run), figures.score_against_T(run), seeds.rates_against_T([run])]),
             Section("Learning", _untrained(run), figures.learning_curves(run)),
             Section("Spikes", _started(run), [figures.rates_in_training(run), figures.hand_over(run), _rates(run)]),
-            _energy(run, behaviour),
-            Section("Agreement", behaviour.source, [_agreement(behaviour), _confusion(behaviour)]),
-            _samples(last.name, behaviour),
+            *([_told_energy(run), _told_agreement(run)] if behaviour is None else _behaviour(run, behaviour)),
         ]
-    tiles = {f"{run.measure}, {last.label}": f"{last.score:.1f}", "energy ratio": f"{last.energy_ratio:.2f}"}
+    score = format(last.score, run.words.form)
+    tiles = {f"{run.measure}, {last.label}": score, "energy ratio": f"{last.energy_ratio:.2f}"}
     if last.mean_rate is not None:
         tiles["spikes per neuron"] = f"{last.mean_rate:.2f}"
     return _page([run], tiles, sections)
@@ -68,12 +70,13 @@ def render_several(runs: Sequence[Run]) -> str:
         scores = seeds.score_table(runs)
         drawn = [seeds.score_over_seeds(runs, scores), seeds.ratios_against_T(runs), seeds.rates_against_T(runs)]
         sections = [
-            Section("Result", "", [scores, *drawn, seeds.first_stage_over_seeds(runs)]),
+            Section("Result", runs[0].note, [scores, *drawn, seeds.first_stage_over_seeds(runs)]),
             Section("Runs", "", [seeds.seed_table(runs)]),
         ]
-    label, *_, estimate, _, _ = scores.rows[-1]
+    label, *cells = scores.rows[-1]
+    estimate = next(cell for cell in cells if isinstance(cell, Estimate))
     tiles = {
-        f"{runs[0].measure}, {label}": f"{estimate.value:.1f}",
+        f"{runs[0].measure}, {label}": format(estimate.value, runs[0].words.form),
         "runs": str(len(runs)),
         "gates met": f"{sum(run.gate_met for run in runs)} of {len(runs)}",
     }
@@ -98,21 +101,24 @@ def _page(runs: Sequence[Run], tiles: Mapping[str, str], sections: Sequence[Sect
 def _stages(run: Run) -> Table:
     """The final table: a row per stage."""
     first = run.stages[0]
-    rows = []
+    rows: list[list[Any]] = []
     for stage in run.stages:
         paired = stage is not first and len(stage.scores) == len(first.scores) > 0
         change = mean_estimate(np.subtract(stage.scores, first.scores)) if paired else None
         played = [len(stage.scores), stage.different, stage.passed]
         cost = [stage.energy_ratio, stage.mean_rate, stage.minutes, stage.start or None]
         rows.append([stage.name, stage.estimate, change, *played, *cost])
-    columns = ["stage", run.measure, f"minus {first.name}", "episodes", "different", "gate met", "energy ratio"]
+    columns = ["stage", run.measure, f"minus {first.name}", run.words.tests, "different", "gate met", "energy ratio"]
     columns += ["spikes per neuron", "minutes", "begun with"]
     caption = (
-        "Greedy play on starts that neither training nor gate has seen, the same for every stage. Intervals are 95 % "
-        f"bootstraps over episodes, that of “minus {first.name}” over the differences on equal starts. Spikes per "
-        "neuron: per decision, mean of the layers."
+        f"{run.words.conditions} Intervals are 95 % bootstraps over {run.words.tests}, that of “minus {first.name}” "
+        "over the differences on equal ones. Spikes per neuron: per decision, mean of the layers."
     )
-    formats = ["", ".1f", "+.1f", "d", "d", "", ".2f", ".2f", ".1f", ""]
+    form = run.words.form
+    formats = ["", form, f"+{form}", "d", "d", "", ".2f", ".2f", ".1f", ""]
+    told = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    columns, formats = ([line[at] for at in told] for line in (columns, formats))
+    rows = [[row[at] for at in told] for row in rows]
     return Table("stages", "Stages", caption, columns, rows, formats, wide=True)
 
 
@@ -131,7 +137,7 @@ def _rates(run: Run) -> Table | None:
     if not run.spiking:
         return None
     rows = [[stage.name, *(stage.spike_rate.get(layer) for layer in run.layers)] for stage in run.spiking]
-    caption = "Spikes per neuron and decision, summed over T, in the reported play."
+    caption = f"Spikes per neuron and decision, summed over T, {run.words.tested}."
     return Table("spike-rate", "Spike rate by layer", caption, ["stage", *run.layers], rows, ["", ".3f"])
 
 
@@ -147,8 +153,30 @@ def _energy(run: Run, behaviour: Behaviour) -> Section:
     )
     columns = ["", *(stage.name for stage in stages)]
     table = Table("what-if", "Energy ratio under other assumptions", caption, columns, rows, ["", ".2f"])
-    text = "Counted on the observations described under “Agreement”; the table of stages, on each stage's own play."
+    text = "Counted on the observations described under “Agreement”"
+    text += "; the table of stages, on each stage's own play." if run.measure == "reward" else "."
     return Section("Energy", text, [figures.energy_by_layer(stages[-1], last), table])
+
+
+def _behaviour(run: Run, behaviour: Behaviour) -> list[Section]:
+    choices = Section("Agreement", behaviour.source, [_agreement(behaviour), _confusion(behaviour)])
+    return [_energy(run, behaviour), choices, _samples(run.stages[-1].name, behaviour)]
+
+
+def _told_energy(run: Run) -> Section:
+    return Section("Energy", "By layer with snnrl report RUN --data DIR.", [seeds.ratios_against_T([run])])
+
+
+def _told_agreement(run: Run) -> Section:
+    """Compare stages test by test, where one is passed or failed."""
+    if len(run.stages) < 2 or not all(stage.scores for stage in run.stages):
+        return Section("Agreement", "")
+    scores = {stage.name: np.asarray(stage.scores) for stage in run.stages}
+    caption = "Share of the test images that two networks both name rightly, or both wrongly."
+    rows = [[name, *(float(np.mean(ours == theirs)) for theirs in scores.values())] for name, ours in scores.items()]
+    return Section(
+        "Agreement", "", [Table("both", "Equally right", caption, ["", *scores], rows, ["", ".1%"], shaded=True)]
+    )
 
 
 def _agreement(behaviour: Behaviour) -> Table:
@@ -159,7 +187,9 @@ def _agreement(behaviour: Behaviour) -> Table:
     return Table("agreement", "Equal choices", caption, ["", *actions], rows, ["", ".1%"], shaded=True)
 
 
-def _confusion(behaviour: Behaviour) -> Table:
+def _confusion(behaviour: Behaviour) -> Table | None:
+    if len(behaviour.names) > MOST_NAMES:
+        return None
     (first, theirs), *_ = behaviour.actions.items()
     last, ours = list(behaviour.actions.items())[-1]
     count = len(behaviour.names)
@@ -172,7 +202,7 @@ def _confusion(behaviour: Behaviour) -> Table:
 
 def _samples(last: str, behaviour: Behaviour) -> Section:
     text = (
-        f"Above, observations of that play; below, the spikes that {last}'s first layer, {behaviour.first_layer}, "
+        f"Above, some of these observations; below, the spikes that {last}'s first layer, {behaviour.first_layer}, "
         "sends on each, a tile per filter or neuron: the stronger its colour, the more."
     )
     largest = max((float(np.abs(sample.observation).max()) for sample in behaviour.samples), default=0.0)

@@ -6,9 +6,9 @@ import numpy as np
 
 from snnrl.report.data import Run, Stage
 from snnrl.report.drawing import INK, SERIES, blank, legend, look, to_svg
-from snnrl.report.figures import clock_of, points_of, read_aloud, score_column, stage_axis
+from snnrl.report.figures import SCORES, clock_of, points_of, read_aloud, shown, stage_axis
 from snnrl.report.tables import Figure, Table
-from snnrl.statistics import interquartile_estimate
+from snnrl.statistics import Estimate, interquartile_estimate, mean_estimate
 
 Row = tuple[str, list[tuple[Run, Stage]]]
 """A stage's label, and the runs that have such a stage."""
@@ -16,12 +16,12 @@ Row = tuple[str, list[tuple[Run, Stage]]]
 
 def by_stage(runs: Sequence[Run]) -> list[Row]:
     """Return the runs' stages side by side: the ordinary network's, then by falling T."""
-    found: dict[int | None, list[tuple[Run, Stage]]] = {}
+    found: dict[str, list[tuple[Run, Stage]]] = {}
     for run in runs:
         for stage in run.stages:
-            found.setdefault(stage.T, []).append((run, stage))
-    steps = sorted(found, key=lambda T: -np.inf if T is None else -T)
-    return [(found[T][0][1].label, found[T]) for T in steps]
+            found.setdefault(stage.label, []).append((run, stage))
+    steps = {label: group[0][1].T for label, group in found.items()}
+    return sorted(found.items(), key=lambda item: -(steps[item[0]] or np.inf))
 
 
 def seed_table(runs: Sequence[Run]) -> Table:
@@ -33,12 +33,17 @@ def seed_table(runs: Sequence[Run]) -> Table:
         minutes = sum(stage.minutes for stage in run.stages)
         rows.append([str(run.seed), *scores, run.stages[-1].energy_ratio, run.gate_met, minutes])
     columns = ["seed", *(label for label, _ in stages), "energy ratio at the last T", "gate met", "minutes"]
-    formats = [*[".1f"] * (1 + len(stages)), ".2f", "", ".1f"]
+    formats = ["", *[runs[0].words.form] * len(stages), ".2f", "", ".1f"]
     return Table("seeds", "By seed", f"Mean {runs[0].measure} of each run.", columns, rows, formats, wide=True)
 
 
 def score_table(runs: Sequence[Run]) -> Table:
-    """Interquartile mean with both intervals, by T."""
+    """Scores of all runs together, by T: the interquartile mean of episodes with both intervals, or the mean accuracy.
+
+    The middle half of zeros and ones tells nothing, so that accuracies are averaged, with the interval over whole runs.
+    """
+    if runs[0].measure == "accuracy":
+        return _accuracy_table(runs)
     rows = []
     for label, found in by_stage(runs):
         scores = np.asarray([stage.scores or (stage.score,) for _, stage in found], float)
@@ -54,22 +59,35 @@ def score_table(runs: Sequence[Run]) -> Table:
     return Table(name, "All runs", caption, columns, rows, ["", "d", "d", ".1f"], wide=True)
 
 
+def _accuracy_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for label, found in by_stage(runs):
+        scores = [stage.score for _, stage in found]
+        rows.append([label, len(scores), mean_estimate(scores), min(scores), max(scores)])
+    columns = ["stage", "runs", "mean", "lowest", "highest"]
+    caption = "Accuracy on the test images. The interval draws whole runs: it is the one to judge another seed by."
+    return Table("accuracy-over-seeds", "All runs", caption, columns, rows, ["", "d", ".2%"], wide=True)
+
+
 def score_over_seeds(runs: Sequence[Run], scores: Table) -> Figure:
-    """Interquartile mean against T, with every run's mean beside it."""
+    """The estimates of :func:`score_table` against T, with every run's mean beside it."""
     axes = blank()
     stages = by_stage(runs)
     for place, ((_, found), row) in enumerate(zip(stages, scores.rows, strict=True)):
-        stratified, whole = row[3], row[4]
+        *stratified, whole = (cell for cell in row if isinstance(cell, Estimate))
         means = [stage.score for _, stage in found]
         axes.plot(np.full(len(means), place + 0.2), means, "o", color=SERIES[0], markersize=4, alpha=0.6)
         axes.plot([place, place], [whole.low, whole.high], color=INK, linewidth=1)
-        axes.plot([place, place], [stratified.low, stratified.high], color=INK, linewidth=4)
-        axes.plot(place, stratified.value, "o", color=INK, markersize=7)
+        for inner in stratified:
+            axes.plot([place, place], [inner.low, inner.high], color=INK, linewidth=4)
+        axes.plot(place, whole.value, "o", color=INK, markersize=7)
     stage_axis(axes, [label for label, _ in stages])
     axes.set_ylabel(runs[0].measure)
     caption = (
         "The mark is the interquartile mean over runs and episodes, the thick bar its 95 % interval by the stratified "
         "bootstrap, the thin one that of drawing whole runs. Coloured: the mean of each run."
+        if runs[0].measure == "reward"
+        else "The mark is the mean over runs, the bar its 95 % interval by drawing whole runs. Coloured: each run."
     )
     rows = [[label, run.seed, stage.score] for label, found in stages for run, stage in found]
     title = f"{runs[0].measure.capitalize()} against T"
@@ -81,10 +99,11 @@ def first_stage_over_seeds(runs: Sequence[Run]) -> Figure | None:
     """The learning curve of the first stage of every run, or None if none was logged."""
     axes = blank()
     rows = []
-    unit = ""
+    unit = text = ""
     for number, run in enumerate(runs):
         log = next(iter(run.logs.values()), {})
-        if column := score_column(log):
+        if lines := shown(log, SCORES[run.measure]):
+            column, text = next(iter(lines.items()))
             clock, unit = clock_of(log)
             points = points_of(clock, log[column])
             axes.plot(*zip(*points, strict=True), **look(number) | {"marker": ""}, label=f"seed {run.seed}")
@@ -94,7 +113,7 @@ def first_stage_over_seeds(runs: Sequence[Run]) -> Figure | None:
     axes.set_xlabel(unit)
     axes.set_ylabel(runs[0].measure)
     legend(axes)
-    caption = f"Mean {runs[0].measure} of the last episodes while the first stage learns, a line per run."
+    caption = f"{runs[0].measure.capitalize()} {text}, while the first stage learns, a line per run."
     columns = ["seed", unit, runs[0].measure]
     table = Table("learning-over-seeds", "Learning of the first stage", caption, columns, rows)
     return Figure(to_svg(axes, table.name, caption), table)
@@ -120,7 +139,7 @@ def rates_against_T(runs: Sequence[Run]) -> Figure | None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("spikes per neuron and decision")
     legend(axes, 4)
-    caption = "Spikes per neuron and decision, summed over T, of each layer in the reported play after training."
+    caption = f"Spikes per neuron and decision, summed over T, of each layer {runs[0].words.tested} after training."
     if len(runs) > 1:
         caption += " Runs are faint, their mean is full."
     columns = ["stage", "layer", "seed", "spike rate"]

@@ -1,4 +1,4 @@
-"""The command line: ``snnrl train | eval | convert | energy | report | play | list``."""
+"""The command line: ``snnrl train | eval | convert | energy | report | table | figure | play | list``."""
 
 import os
 import sys
@@ -13,6 +13,8 @@ COMMANDS = {
     "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
     "energy": ("energy", "AGENT: operations and energy of a decision, layer by layer, against the ordinary network's"),
     "report": ("report", "RUN...: a page on a run, or on several of one recipe with different seeds"),
+    "table": ("table", "NAME: a table of arXiv 2110.05929 on images, the paper's figures beside those of runs here"),
+    "figure": ("figure", "NAME: a figure of arXiv 2110.05929 on images, from the same runs"),
     "play": ("play", "AGENT: write a video of greedy episodes"),
     "list": ("listing", "recipes, environments and shipped agents"),
 }

@@ -69,8 +69,8 @@ class StoredImages(Images):
     def fingerprint(self) -> str:
         """Return the SHA-256 of shape, pixels and labels."""
         digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels))
-        digest.update(self.labels)
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
     def subset(self, indices: Labels) -> "StoredImages":

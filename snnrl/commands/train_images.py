@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -53,38 +53,41 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
         with saving_on_interrupt(lambda _: None):
             follow(images, recipe.device)
         return 0
-    scratch = options.start == "scratch"
-    start = None if scratch or options.start == "ann" else Classifier.load(Path(options.start), recipe.device)
-    thresholds_of = None if options.thresholds_of is None else Classifier.load(options.thresholds_of, recipe.device)
-    check(start, images, recipe)
-    if thresholds_of is not None and thresholds_of.T is None:
-        raise UserError(f"{options.thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    config = {**recipe.model_dump(mode="json"), "from": Path(options.start).name, "data": images.fingerprint()}
-    if start is not None:
-        config["weights"] = fingerprint(start.body.state_dict())
-    if thresholds_of is not None:
-        config["thresholds_of"] = fingerprint(thresholds_of.body.state_dict())
-
-    def make(display: Display) -> ImageJob:
-        if images.note:
-            display.say(images.note)
-        return ImageJob(
-            recipe,
-            images,
-            run,
-            display.stage,
-            display.say,
-            start=start,
-            scratch=scratch,
-            thresholds_of=thresholds_of,
-        )
-
-    summary, code = run_chain(make, run, config, options.as_json, images)
+    summary, code = train_run(recipe, images, run, options.start, options.thresholds_of, options.as_json)
     processes.tell(None)
     if options.as_json:
         print_json(summary)
     return code
+
+
+def train_run(
+    recipe: ImageRecipe, images: ImageSet, run: RunFolder, begin: str, thresholds_of: Path | None, quiet: bool
+) -> tuple[dict[str, Any], int]:
+    """Run or take up the stages of a recipe, beginning as ``--from`` says; return the summary and the exit code.
+
+    Raises:
+        UserError: the images do not fit the classifier to begin with, or the folder belongs to another run.
+    """
+    scratch = begin == "scratch"
+    start = None if scratch or begin == "ann" else Classifier.load(Path(begin), recipe.device)
+    given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
+    check(start, images, recipe)
+    if given is not None and given.T is None:
+        raise UserError(f"{thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
+    config = {**recipe.model_dump(mode="json"), "from": Path(begin).name, "data": images.fingerprint()}
+    if start is not None:
+        config["weights"] = fingerprint(start.body.state_dict())
+    if given is not None:
+        config["thresholds_of"] = fingerprint(given.body.state_dict())
+
+    def make(display: Display) -> ImageJob:
+        if images.note:
+            display.say(images.note)
+        report, say = display.stage, display.say
+        return ImageJob(recipe, images, run, report, say, start=start, scratch=scratch, thresholds_of=given)
+
+    return run_chain(make, run, config, quiet, images)
 
 
 def check_shares(recipe: ImageRecipe, images: int) -> None:

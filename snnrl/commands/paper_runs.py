@@ -1,0 +1,105 @@
+"""The runs that tables and figures of arXiv 2110.05929 are made of: trained when they are needed, then read."""
+
+from pathlib import Path
+from typing import Any
+
+from snnrl.agents.classifier.config import ImageRecipe
+from snnrl.agents.classifier.paper import Budget, Paper
+from snnrl.agents.settings import Device, Seed, Settings
+from snnrl.commands.train_images import train_run
+from snnrl.display import Display
+from snnrl.envs.images import ImageSet, read_images
+from snnrl.errors import UserError
+from snnrl.runs import RunFolder
+
+
+class PaperOptions(Settings):
+    """What tables and figures have in common."""
+
+    data: Path | None = None
+    """Folder of the images, in the layouts of docs/images.md; what takes a set that is not in it is left open."""
+    budget: Budget = "small"
+    """small: a quarter of the channels and a few epochs, an hour of two cores; full: the paper's schedule."""
+    runs: Path = Path("runs")
+    """Where the run folders are."""
+    seed: Seed = 0
+    """Of the runs."""
+    device: Device = "auto"
+    """cpu, cuda, or auto."""
+
+
+class PaperRuns:
+    """Runs at one budget, each in a folder of its own."""
+
+    def __init__(self, paper: Paper, options: PaperOptions) -> None:
+        self.paper = paper
+        self.options = options
+        self.folder = options.runs / f"paper-{options.budget}-seed{options.seed}"
+        self.sets: dict[tuple[str, int], ImageSet | UserError] = {}
+
+    def train(self, names: list[str], display: Display) -> None:
+        """Train the runs that are not finished, and those that they begin with, except where images are missing.
+
+        Raises:
+            UserError: the images of none of them are there.
+        """
+        missing: dict[str, UserError] = {}
+        for name in self.paper.in_order(names):
+            if self.run(name).finished:
+                continue
+            recipe = self.recipe(name)
+            images = self.images(recipe)
+            if isinstance(images, UserError):
+                missing[recipe.images] = images
+                continue
+            plan = self.paper.runs[name]
+            start = plan.start if "/" not in plan.start else str(self.stage(plan.start))
+            thresholds_of = None if plan.thresholds_of is None else self.stage(plan.thresholds_of)
+            display.say(f"run {name}")
+            train_run(recipe, images, self.run(name), start, thresholds_of, display.quiet)
+        if missing and not any(self.run(name).finished for name in names):
+            raise next(iter(missing.values()))
+        for error in missing.values():
+            display.say(f"left open: {error}")
+
+    def recipe(self, name: str) -> ImageRecipe:
+        """Return a run's recipe."""
+        return self.paper.recipe(name, self.options.budget, seed=self.options.seed, device=self.options.device)
+
+    def run(self, name: str) -> RunFolder:
+        """Return a run's folder."""
+        return RunFolder(self.folder / name)
+
+    def stage(self, place: str) -> Path:
+        """Return the file of a RUN/STAGE."""
+        run, stage = place.split("/")
+        return self.run(run).agent(stage)
+
+    def stages(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return the stages of a run by name; none where it is not finished."""
+        run = self.run(name)
+        return {stage["name"]: stage for stage in run.summary()["stages"]} if run.finished else {}
+
+    def result(self, place: str) -> dict[str, Any]:
+        """Return what is stored of a RUN/STAGE.
+
+        Raises:
+            UserError: the run is not finished, or has no such stage.
+        """
+        run, stage = place.split("/")
+        stages = self.stages(run)
+        if stage not in stages:
+            raise UserError(f"{self.run(run).path} has no stage {stage}: give --data DIR to train it")
+        return stages[stage]
+
+    def images(self, recipe: ImageRecipe) -> ImageSet | UserError:
+        """Return the images of a recipe, or why they cannot be read."""
+        key = recipe.images, recipe.size
+        if key not in self.sets:
+            try:
+                if self.options.data is None:
+                    raise UserError("give --data DIR, the folder of the images")
+                self.sets[key] = read_images(recipe.images, self.options.data, recipe.size)
+            except UserError as error:
+                self.sets[key] = error
+        return self.sets[key]

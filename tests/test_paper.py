@@ -1,0 +1,142 @@
+"""Tables and figures of the paper on images: runs are trained once, shown beside the paper's figures, and kept."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import snnrl.commands.figure
+import snnrl.commands.table
+from snnrl.agents.classifier.paper import Paper, read_paper
+from snnrl.cli import main
+
+DATA = Path(__file__).parent / "data" / "cifar10"
+
+TINY: dict[str, Any] = {
+    "network": {"width": 0.05},
+    "ann": {"epochs": 1, "batch_size": 64, "learning_rate": 0.05, "schedule": "one-cycle", "dropout": 0.0},
+    "reduction": {"epochs": 1, "batch_size": 64, "schedule": "one-cycle", "dropout": 0.0},
+    "conversion": {"images": 64},
+}
+"""Changes that let a run take a second."""
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Paper:
+    paper = read_paper()
+    figure = paper.figures.accuracy_vs_T.model_copy(update={"converted": (1, 4)})
+    figures = paper.figures.model_copy(update={"accuracy_vs_T": figure})
+    paper = paper.model_copy(update={"budgets": {"small": TINY, "full": {}}, "figures": figures})
+    for command in (snnrl.commands.table, snnrl.commands.figure):
+        monkeypatch.setattr(command, "read_paper", lambda: paper)
+    return paper
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize("budget", ["small", "full"])
+def test_every_run_has_a_recipe_and_every_row_its_stages(budget: Any) -> None:
+    paper = read_paper()
+    rows = [row for table in paper.tables.values() for row in table.rows if row.run is not None]
+    for row in rows:
+        recipe = paper.recipe(str(row.run), budget, seed=3)
+        stages = {"ann", *(f"T{T}" for T in recipe.steps)} | ({"pruned"} if recipe.pruning.share else set())
+        assert set(row.paper) <= stages, row.name
+        assert recipe.seed == 3
+    assert {row.run for row in rows} | {"vgg6"} == set(paper.runs)
+
+
+def test_full_is_the_papers_schedule() -> None:
+    # arXiv 2110.05929, App. A.2.2
+    recipe = read_paper().recipe("vgg6", "full")
+    assert (recipe.ann.epochs, recipe.ann.learning_rate, recipe.ann.drops) == (500, 0.01, (0.45, 0.7, 0.9))
+    assert (recipe.reduction.epochs, recipe.reduction.passing, recipe.reduction.learning_rate) == (300, None, 1e-4)
+    assert recipe.reduction.distillation == 0
+    assert recipe.steps == (5, 4, 3, 2, 1)
+
+
+def test_runs_come_behind_those_they_need() -> None:
+    assert read_paper().in_order(["vgg16-thresholds-of-T1", "vgg6"]) == ["vgg16", "vgg16-thresholds-of-T1", "vgg6"]
+
+
+def test_a_table(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["table", "pruning", "--data", DATA, "--runs", tmp_path, "--json"]
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    lines = json.loads(out.splitlines()[-1])["lines"]
+    assert [(line["stage"], line["paper"]) for line in lines] == [
+        ("T1", 93.05),
+        ("pruned", 91.15),
+        ("pruned", None),
+        ("T1", 70.15),
+        ("pruned", 68.20),
+    ]
+    folder = tmp_path / "paper-small-seed0"
+    for line, name in zip(lines, ("vgg16", "vgg16-pruned", "vgg16-pruned-by-layer"), strict=False):
+        stage = json.loads((folder / name / "stages" / f"{line['stage']}.json").read_text())
+        assert line["accuracy"] == 100 * stage["accuracy"]
+        assert line["energy_ratio"] == stage["energy_ratio"]
+    assert [line["accuracy"] for line in lines[3:]] == [None, None]
+    assert err.count("left open: ") == 1
+    assert "cifar100" in err or "train.bin" in err
+    table = list(csv.DictReader((folder / "table-pruning.csv").open()))
+    assert [row["accuracy"] for row in table] == [str(line["accuracy"] or "") for line in lines]
+
+    code, out, err = run(capsys, *words[:2], *words[4:])
+    assert code == 0, err
+    assert "run vgg16" not in err
+    assert json.loads(out.splitlines()[-1])["lines"] == lines
+
+
+def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "figure", "rates", "--data", DATA, "--runs", tmp_path)
+    assert code == 0, err
+    folder = tmp_path / "paper-small-seed0"
+    assert (folder / "rates.svg").read_text().count("T = 5 to 1") == 1
+    rows = list(csv.DictReader((folder / "rates.csv").open()))
+    stage = json.loads((folder / "vgg16-5-1" / "stages" / "T1.json").read_text())
+    last = [row for row in rows if row["handover"] == "T = 5 to 1"]
+    assert {row["layer"]: float(row["trained"]) for row in last} == stage["spike_rate"]
+    assert {row["layer"]: float(row["handed over"]) for row in last} == stage["before"]["spike_rate"]
+
+    code, _, err = run(
+        capsys, "figure", "accuracy-vs-T", "--data", DATA, "--runs", tmp_path, "--out", tmp_path / "a.png"
+    )
+    assert code == 0, err
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    curves = {name: [row["T"] for row in rows if row["curve"] == name] for name in {row["curve"] for row in rows}}
+    assert curves["trained"] == ["5", "4", "3", "2", "1"]
+    assert curves["converted, direct input"] == curves["converted, poisson input"] == ["1", "4"]
+    assert len([row for row in rows if row["curve"] == "published"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("table", "usage: snnrl table NAME"),
+        ("table 2", "unknown table '2'"),
+        ("table pruningg", "did you mean 'pruning'"),
+        ("table 1 --budget tiny", "none of small, full"),
+        ("table 1", "give --data DIR"),
+        ("table 1 --data nowhere", "nowhere"),
+        ("figure rate", "did you mean 'rates'"),
+        ("figure rates --out rates.jpg", "must end in one of .svg"),
+        ("figure rates", "give --data DIR"),
+    ],
+)
+def test_mistakes(
+    words: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words.split())
+    assert code == 2
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -32,9 +32,8 @@ def torchrun(folder: Path, *words: str | Path) -> tuple[int, list[str]]:
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300, check=False
     )
-    return done.returncode, [
-        line for line in done.stderr.splitlines() if re.match(r"snnrl: |(\[rank\d\]: )?[\w.]*Error: ", line)
-    ]
+    told = re.compile(r"snnrl: |(\[rank\d\]: )?(snnrl\.\S+|[A-Z]\w*Error): ")
+    return done.returncode, [line for line in done.stderr.splitlines() if told.match(line)]
 
 
 @pytest.fixture(scope="module")

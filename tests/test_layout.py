@@ -15,7 +15,7 @@ TOP_LEVEL = {
     *("pyproject.toml", "snnrl", "agents", "envs", "configs", "tests", "README.md"),
     *("docs", "benchmarks", "LICENSE", "CHANGELOG.md"),
 }
-ROOF = ("snnrl.cli", "snnrl.commands")
+ROOF = ("snnrl.__main__", "snnrl.cli", "snnrl.commands")
 
 
 def modules() -> dict[str, Path]:

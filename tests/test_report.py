@@ -13,6 +13,7 @@ from snnrl.report import figures
 from snnrl.report.data import Behaviour, Run, Sample, Stage, read_stage
 from snnrl.report.drawing import mosaic, style
 from snnrl.report.page import render, render_several
+from snnrl.report.seeds import by_stage
 from snnrl.report.tables import Table
 from snnrl.statistics import Estimate
 
@@ -142,3 +143,14 @@ def test_runs_in_which_nothing_spikes_yet() -> None:
     page = render_several(runs)
     assert page.count("Unfinished") == 2
     assert "Spike rate" not in page
+
+
+def test_two_stages_at_one_T_are_kept_apart() -> None:
+    pruned = dataclasses.replace(STAGE, name="pruned", score=1.0)
+    assert pruned.label == "pruned, T = 1"
+    runs = [dataclasses.replace(RUN, stages=(ORDINARY, STAGE, pruned), seed=seed) for seed in (0, 1)]
+    assert [(label, len(found)) for label, found in by_stage(runs)] == [
+        ("ordinary", 2),
+        ("T = 1", 2),
+        ("pruned, T = 1", 2),
+    ]

@@ -56,3 +56,10 @@ def test_whole_runs_are_wider_where_runs_differ() -> None:
     assert whole.high > stratified.high
     alike = interquartile_estimate(SCORES[:, :1], whole_runs=True)
     assert alike == interquartile_estimate(SCORES[:, :1], whole_runs=False)
+
+
+def test_many_zeros_and_ones() -> None:
+    mean, low, high = mean_estimate([0.0] * 1000 + [1.0] * 9000)
+    assert mean == 0.9
+    half = 1.96 * (0.9 * 0.1 / 10_000) ** 0.5
+    assert (low, high) == (pytest.approx(0.9 - half, abs=2e-4), pytest.approx(0.9 + half, abs=2e-4))

@@ -30,6 +30,8 @@ class Measure:
     """The same as a sentence."""
     single: str
     """What a figure shows of single tests, as sentences."""
+    choice: str
+    """What is to be said of equal choices, behind a semicolon."""
 
 
 MEASURES = {
@@ -41,6 +43,7 @@ MEASURES = {
         "Greedy play on starts that neither training nor gate has seen, the same for every stage.",
         "Coloured: episodes. The mark is their mean, its bar the 95 % bootstrap interval over them: how sure the mean "
         "of this network is, not how other seeds would train. Without a spread among episodes it has no width.",
+        "actions that a game treats alike are two.",
     ),
     "accuracy": Measure(
         "accuracy",
@@ -50,6 +53,7 @@ MEASURES = {
         "Share of the test images that are named rightly; neither training nor gate has seen them.",
         "The mark is the share of the test images that are named rightly, its bar the 95 % bootstrap interval over "
         "them: how sure the accuracy of this network is, not how other seeds would train.",
+        "with the truth: the accuracy on them.",
     ),
 }
 

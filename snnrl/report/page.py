@@ -159,7 +159,7 @@ def _energy(run: Run, behaviour: Behaviour) -> Section:
 
 
 def _behaviour(run: Run, behaviour: Behaviour) -> list[Section]:
-    choices = Section("Agreement", behaviour.source, [_agreement(behaviour), _confusion(behaviour)])
+    choices = Section("Agreement", behaviour.source, [_agreement(run, behaviour), _confusion(behaviour)])
     return [_energy(run, behaviour), choices, _samples(run.stages[-1].name, behaviour)]
 
 
@@ -179,10 +179,10 @@ def _told_agreement(run: Run) -> Section:
     )
 
 
-def _agreement(behaviour: Behaviour) -> Table:
+def _agreement(run: Run, behaviour: Behaviour) -> Table:
     actions = behaviour.actions
     shares = {(a, b): float(np.mean(actions[a] == actions[b])) for a, b in product(actions, repeat=2)}
-    caption = "Share of observations on which two networks choose the same; actions that a game treats alike are two."
+    caption = f"Share of the observations on which two choose the same; {run.words.choice}"
     rows = [[name, *(shares[name, other] for other in actions)] for name in actions]
     return Table("agreement", "Equal choices", caption, ["", *actions], rows, ["", ".1%"], shaded=True)
 

@@ -1,4 +1,4 @@
-"""Time and memory of a training step of VGG6 and VGG16: snnrl against two spiking libraries and the ordinary network."""
+"""Time and memory of a training step of VGG6 and VGG16: snnrl against two spiking libraries and the ReLU network."""
 
 import copy
 import gc
@@ -28,7 +28,18 @@ STEPS = 5
 LEAK = 0.9
 DROPOUT = 0.2
 PEERS = ("spikingjelly", "snntorch")
-AIMS = {"fp32": 0.8, "bf16": 0.5}
+
+Contestant = tuple[str, int, bool]
+"""``ordinary``, ``snnrl`` or a peer; its timesteps; and whether its products are in bfloat16."""
+
+CONTESTANTS: tuple[Contestant, ...] = (
+    *(
+        (name, steps, mixed)
+        for name, steps in (("ordinary", 1), ("snnrl", STEPS), ("snnrl", 1))
+        for mixed in (False, True)
+    ),
+    *((peer, STEPS, False) for peer in PEERS),
+)
 
 
 class Variant(NamedTuple):
@@ -40,7 +51,7 @@ class Variant(NamedTuple):
     memory_format: torch.memory_format
 
     @property
-    def contestant(self) -> tuple[str, int, bool]:
+    def contestant(self) -> Contestant:
         """What is compared, in whatever memory format it is fastest."""
         return self[:3]
 
@@ -154,29 +165,60 @@ def prepare(kind: str, variant: Variant) -> Callable[[int], None]:
     return step
 
 
-def measure(kind: str, candidates: Iterable[Variant], rounds: int) -> dict[Variant, list[float]]:
-    """Time a step of all candidates in turns, in milliseconds; of a contestant's formats the faster counts.
+class Timing(NamedTuple):
+    """Milliseconds of a step: the clock's, and the processor's, which other programs disturb less."""
 
-    The first two rounds warm up and choose.
-    """
-    steps = {variant: prepare(kind, variant) for variant in candidates}
+    clock: float
+    processor: float
 
-    def timed(variant: Variant) -> float:
-        start = time.perf_counter()
-        steps[variant](BATCH)
-        return (time.perf_counter() - start) * 1e3
 
-    tried = [{variant: timed(variant) for variant in steps} for _ in range(2)][-1]
-    fastest: dict[tuple[str, int, bool], Variant] = {}
-    for variant in sorted(tried, key=lambda variant: tried[variant]):
-        fastest.setdefault(variant.contestant, variant)
-    for variant in set(steps) - set(fastest.values()):
-        del steps[variant]
-    times: dict[Variant, list[float]] = {variant: [] for variant in steps}
-    for number in range(rounds):
+def timed(step: Callable[[int], None], batch: int = BATCH) -> Timing:
+    """Run one step."""
+    clock, processor = time.perf_counter(), time.process_time()
+    step(batch)
+    return Timing((time.perf_counter() - clock) * 1e3, (time.process_time() - processor) * 1e3)
+
+
+def measure(kind: str, rounds: int) -> dict[Contestant, tuple[list[Timing], str]]:
+    """Time all contestants in turns, whose order alternates, each in the memory format in which it is faster."""
+    steps: dict[Variant, Callable[[int], None]] = {}
+    for contestant in CONTESTANTS:
+        formats = {variant: prepare(kind, variant) for variant in variants(*contestant)}
+        tried = {variant: [timed(step, BATCH // 4).processor for _ in range(3)] for variant, step in formats.items()}
+        fastest = min(tried, key=lambda variant: min(tried[variant]))
+        steps[fastest] = formats[fastest]
+    times: dict[Variant, list[Timing]] = {variant: [] for variant in steps}
+    for number in range(rounds + 1):
         for variant in list(steps)[:: 1 if number % 2 else -1]:
-            times[variant].append(timed(variant))
-    return times
+            timing = timed(steps[variant])
+            if number:
+                times[variant].append(timing)
+    return {variant.contestant: (found, variant.describe()) for variant, found in times.items()}
+
+
+def training_steps(rows: Rows, kind: str, rounds: int) -> None:
+    """Measure forward and backward of one network."""
+    found = measure(kind, rounds)
+    pairs = [(("snnrl", STEPS, mixed), (peer, STEPS, False)) for mixed in (False, True) for peer in PEERS]
+    pairs += [(("snnrl", steps, mixed), ("ordinary", 1, mixed)) for steps in (1, STEPS) for mixed in (False, True)]
+    for ours, theirs in pairs:
+        name = f"{kind}, training step, T={ours[1]}, {precision(ours)} against {precision(theirs)}"
+        (times, how), (peer_times, peer_how) = found[ours], found[theirs]
+        clock, peer_clock = (statistics.median(timing.clock for timing in part) for part in (times, peer_times))
+        processor, peer_processor = ([round(timing.processor) for timing in part] for part in (times, peer_times))
+        ratio = statistics.median(processor) / statistics.median(peer_processor)
+        more = {"processor_ratio": round(ratio, 3), "processor": processor, "peer_processor": peer_processor}
+        rows.add(name, clock, "ms", label(theirs[0]), peer_clock, **more, how=how, peer_how=peer_how)
+
+
+def precision(contestant: Contestant) -> str:
+    """Return the number type of the products."""
+    return "bf16" if contestant[2] else "fp32"
+
+
+def label(name: str) -> str:
+    """Return a peer with its version, or the ordinary network."""
+    return "ReLU network" if name == "ordinary" else f"{name} {version(name)}"
 
 
 def peak_memory(kind: str, variant: Variant, threads: int) -> float:
@@ -192,11 +234,39 @@ def peak_memory(kind: str, variant: Variant, threads: int) -> float:
     return (resident("VmHWM") - before) / 1024
 
 
-def memory(kind: str, variant: Variant, threads: int, processes: int = 3) -> float:
-    """Return the median of the peak in fresh processes."""
+def memory(rows: Rows, kind: str, threads: int, processes: int) -> None:
+    """Measure peak memory of a step in fresh processes: the median of each memory format, then the least."""
     context = multiprocessing.get_context("spawn")
-    peaks = []
-    for _ in range(processes):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            peaks.append(pool.submit(peak_memory, kind, variant, threads).result())
-    return statistics.median(peaks)
+    least: dict[str, tuple[float, str]] = {}
+    for name in ("snnrl", *PEERS):
+        for variant in variants(name, STEPS, mixed=False):
+            peaks = []
+            for _ in range(processes):
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                    peaks.append(pool.submit(peak_memory, kind, variant, threads).result())
+            found = (statistics.median(peaks), variant.describe())
+            least[name] = min(least.get(name, found), found)
+    for peer in PEERS:
+        (value, how), (peer_value, peer_how) = least["snnrl"], least[peer]
+        name = f"{kind}, peak memory of a training step, T={STEPS}, fp32"
+        rows.add(name, value, "MiB", label(peer), peer_value, how=how, peer_how=peer_how)
+
+
+def main() -> None:
+    """Measure both networks and print the rows."""
+    options = parser(__doc__, rounds=5, threads=2)
+    options.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    options.add_argument("--processes", type=int, default=3, help="fresh processes for each peak of memory")
+    chosen = options.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
+    rows = Rows(chosen.threads)
+    for kind in chosen.networks:
+        training_steps(rows, kind, chosen.rounds)
+        memory(rows, kind, chosen.threads, chosen.processes)
+    rows.write(chosen.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -140,9 +140,9 @@ def peak_memory(variant: Variant, threads: int) -> float:
     step = prepare(variant, LONG, BATCH)[2]
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step()
-    return (_resident("VmHWM") - before) / 1024
+    return (resident("VmHWM") - before) / 1024
 
 
 def memory(rows: Rows, threads: int, processes: int = 3) -> None:
@@ -182,7 +182,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Return a field of /proc/self/status, in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

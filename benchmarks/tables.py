@@ -169,6 +169,31 @@ def speed() -> str:
     return table(["what", "snnrl", "peer", "ratio", "aim"], rows)
 
 
+IMAGE_AIMS = (
+    ("T=5, fp32 against fp32", "spikingjelly", 0.8),
+    ("T=5, fp32 against fp32", "snntorch", 0.8),
+    ("T=5, bf16 against fp32", "", 0.5),
+    ("T=1, fp32 against fp32", "ReLU", 1.0),
+    ("memory", "", 0.67),
+)
+"""Parts of the names and peers of rows of image networks, and their aims."""
+
+
+def image_speed() -> str:
+    """Return the rows of image networks, and the ratio of processor times where it was measured."""
+    rows = []
+    for row in lines("image_networks.jsonl"):
+        aims = (aim for part, peer, aim in IMAGE_AIMS if part in row["name"] and peer in row["peer"])
+        aim = next(aims, None)
+        ratio = row.get("processor_ratio", row["ratio"])
+        missed = " (missed)" if aim is not None and ratio > aim else ""
+        figures = [f"{row['value']:.0f} {row['unit']}", f"{row['peer']}: {row['peer_value']:.0f} {row['unit']}"]
+        rows.append(
+            [row["name"], *figures, f"{row['ratio']:.2f}", f"{ratio:.2f}{missed}", f"at most {aim}" if aim else "-"]
+        )
+    return table(["what", "snnrl", "peer", "ratio", "by processor time", "aim"], rows)
+
+
 def shipped() -> str:
     """Return a row for every shipped agent: reward in 30 games as its card tells, how many differ, energy, spikes."""
     rows = []
@@ -196,6 +221,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cartpole-paper": paper,
     "convert": foreign,
     "speed": speed,
+    "image-speed": image_speed,
     "shipped": shipped,
 }
 

@@ -139,10 +139,10 @@ REAL += "--reduction.learning-rate 2e-3 --reduction.dropout 0 --reduction.distil
 
 
 def test_real_images_to_one_timestep(call: Call) -> None:
-    # 234 images of four classes to learn from, 64 to test with; chance is 0.25.
-    # seeds 0 and 1: ordinary 0.77, 0.66; T = 1 0.58, 0.47
+    # 234 images of four classes to learn from, 64 to test with; chance is 0.25. 13 to 18 s of one core.
+    # Seeds 0 to 6, ordinary: 0.77 0.66 0.64 0.73 0.66 0.58 0.75; T = 1: 0.58 0.47 0.61 0.59 0.67 0.63 0.61.
     found = summary_of(call("train", "cifar10-vgg6", "--data", str(DATA), "--json", *REAL.split()))
     accuracy = {stage["name"]: stage["accuracy"] for stage in found["stages"]}
     assert list(accuracy) == ["ann", "T5", "T3", "T1"]
-    assert accuracy["ann"] >= 0.55
+    assert accuracy["ann"] >= 0.5
     assert accuracy["T1"] >= 0.4

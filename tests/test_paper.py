@@ -40,6 +40,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return code, out, err
 
 
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
 @pytest.mark.parametrize("budget", ["small", "full"])
 def test_every_run_has_a_recipe_and_every_row_its_stages(budget: Any) -> None:
     paper = read_paper()
@@ -85,7 +89,7 @@ def test_a_table(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [line["accuracy"] for line in lines[3:]] == [None, None]
     assert err.count("left open: ") == 1
     assert "cifar100" in err or "train.bin" in err
-    table = list(csv.DictReader((folder / "table-pruning.csv").open()))
+    table = rows_of(folder / "table-pruning.csv")
     assert [row["accuracy"] for row in table] == [str(line["accuracy"] or "") for line in lines]
 
     code, out, err = run(capsys, *words[:2], *words[4:])
@@ -99,7 +103,7 @@ def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert code == 0, err
     folder = tmp_path / "paper-small-seed0"
     assert (folder / "rates.svg").read_text().count("T = 5 to 1") == 1
-    rows = list(csv.DictReader((folder / "rates.csv").open()))
+    rows = rows_of(folder / "rates.csv")
     stage = json.loads((folder / "vgg16-5-1" / "stages" / "T1.json").read_text())
     last = [row for row in rows if row["handover"] == "T = 5 to 1"]
     assert {row["layer"]: float(row["trained"]) for row in last} == stage["spike_rate"]
@@ -110,7 +114,7 @@ def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     assert code == 0, err
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    rows = rows_of(tmp_path / "a.csv")
     curves = {name: [row["T"] for row in rows if row["curve"] == name] for name in {row["curve"] for row in rows}}
     assert curves["trained"] == ["5", "4", "3", "2", "1"]
     assert curves["converted, direct input"] == curves["converted, poisson input"] == ["1", "4"]

@@ -6,6 +6,7 @@ from typing import Any
 from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.paper import Budget, Paper
 from snnrl.agents.settings import Device, Seed, Settings
+from snnrl.allocation import keep_freed_memory
 from snnrl.commands.train_images import train_run
 from snnrl.display import Display
 from snnrl.envs.images import ImageSet, read_images
@@ -32,6 +33,7 @@ class PaperRuns:
     """Runs at one budget, each in a folder of its own."""
 
     def __init__(self, paper: Paper, options: PaperOptions) -> None:
+        keep_freed_memory()
         self.paper = paper
         self.options = options
         self.folder = options.runs / f"paper-{options.budget}-seed{options.seed}"

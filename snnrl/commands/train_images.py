@@ -13,6 +13,7 @@ from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.followers import follow
 from snnrl.agents.classifier.library import check_fit
 from snnrl.agents.classifier.stages import ImageJob
+from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
 from snnrl.commands.running import run_chain, saving_on_interrupt
@@ -46,6 +47,7 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
     recipe = ImageRecipe(**{field: getattr(options, field) for field in ImageRecipe.model_fields})
     if options.data is None:
         raise UserError(f"{name} learns from images: give --data DIR, the folder that holds {recipe.images}")
+    keep_freed_memory()
     processes.take_device(recipe.device)
     images = read_images(recipe.images, options.data, recipe.size)
     check_shares(recipe, len(images.train))

@@ -12,7 +12,7 @@ from typing import Any
 
 import ale_py  # noqa: F401 - registers the games
 import torch
-from rows import Rows, keep_freed_memory, parser
+from rows import Rows, parser
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from snnrl import SpikingDQN
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.agents.frame_replay import FrameReplayBuffer
+from snnrl.allocation import keep_freed_memory
 from snnrl.envs import PROTOCOLS
 
 GAMES = 8

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from rows import Rows, keep_freed_memory, parser
+from rows import Rows, parser
 
 from snnrl.agents.evaluate import episode_seeds, evaluate, play
 from snnrl.agents.library import open_agent
+from snnrl.allocation import keep_freed_memory
 
 
 class Contest(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from rows import Rows, keep_freed_memory, parser
+from rows import Rows, parser
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from snnrl.agents.frame_replay import FrameReplayBuffer
+from snnrl.allocation import keep_freed_memory
 
 TRANSITIONS = 100_000
 ENVIRONMENTS = 8

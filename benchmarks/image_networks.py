@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import torch
 from nature_cnn import resident
-from rows import Rows, keep_freed_memory, parser
+from rows import Rows, parser
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from snnrl.allocation import keep_freed_memory
 from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of
 
 NETWORKS = ("vgg6", "vgg16")

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import torch
 from contestants import OBSERVATION, PEERS, REPEATED, build, label, ordinary
-from rows import Rows, keep_freed_memory, parser
+from rows import Rows, parser
 from torch import Tensor, nn
+
+from snnrl.allocation import keep_freed_memory
 
 BATCH = 32
 LONG = 5

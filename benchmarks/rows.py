@@ -1,15 +1,10 @@
 """What the benchmarks share: one JSON object a row, printed as it is measured and written in the end."""
 
 import argparse
-import ctypes
 import json
-import sys
 from typing import Any
 
 from snnrl.files import write_atomically
-
-KEPT = 2**25
-"""Bytes; the largest block that glibc can be told to take from memory it holds instead of mapping it anew."""
 
 
 class Rows:
@@ -38,14 +33,3 @@ def parser(description: str | None, rounds: int, threads: int) -> argparse.Argum
     options.add_argument("--threads", type=int, default=threads, help="threads of torch")
     options.add_argument("--output", help="file to write the rows to, as JSON lines")
     return options
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory, as it does by itself once a large block was freed, so that no step pays for mapping.
-
-    Otherwise a step's time depends on what the process happened to free before it.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, KEPT)  # M_MMAP_THRESHOLD

@@ -106,10 +106,10 @@ class _LIFScan(torch.autograd.Function):
         membrane, before = torch.empty_like(current[0]), potential
         spikes = membrane.new_empty_strided((steps, *membrane.shape), (membrane.numel(), *membrane.stride()))
         for t, (now, spike) in enumerate(zip(current.expand_as(spikes), spikes, strict=True), 1):
-            _integrate(now, before, decay, out=membrane)
-            torch.gt(membrane, v, out=spike)
+            integrated = _integrate(now, before, decay, out=membrane)
+            torch.gt(integrated, v, out=spike)
             if t < steps or keep_potential:
-                before = membrane.sub_(spike, alpha=v)
+                before = torch.sub(integrated, spike, alpha=v, out=membrane)
         ctx.save_for_backward(current, spikes, threshold, leak, potential)
         ctx.scalars = (v, decay, gamma)
         last = membrane if keep_potential else None
@@ -128,18 +128,18 @@ class _LIFScan(torch.autograd.Function):
         current, spikes, threshold, leak, potential = ctx.saved_tensors
         v, decay, gamma = ctx.scalars
         d = torch.empty_like(spikes)  # holds U_t, then d_t without the surrogate's height, a factor left to the end
-        _integrate(current[0], potential, decay, out=d[0])
+        integrated = [_integrate(current[0], potential, decay, out=d[0])]
         membrane = torch.empty_like(d[0])
         for t, now in enumerate(current.expand_as(d)[1:], 1):
-            torch.sub(d[t - 1], spikes[t - 1], alpha=v, out=membrane)
-            _integrate(now, membrane, decay, out=d[t])
+            torch.sub(integrated[t - 1], spikes[t - 1], alpha=v, out=membrane)
+            integrated.append(_integrate(now, membrane, decay, out=d[t]))
         grad_leak = torch.zeros((), device=d.device, dtype=torch.promote_types(d.dtype, torch.float32))
         for t in reversed(range(len(d))):
-            through_triangle(grad_spikes[t], d[t], v, out=d[t])
+            through_triangle(grad_spikes[t], integrated[t], v, out=d[t])
             if t < len(d) - 1:
                 d[t].add_(d[t + 1], alpha=decay)
             if t > 0:
-                grad_leak += _inner(d[t], torch.sub(d[t - 1], spikes[t - 1], alpha=v, out=membrane))
+                grad_leak += _inner(d[t], torch.sub(integrated[t - 1], spikes[t - 1], alpha=v, out=membrane))
         grad_current = d if len(current) > 1 else _sum_over_time(d)
         minus_grad_v = _inner(grad_current, current)
         if potential is not None:
@@ -151,12 +151,9 @@ class _LIFScan(torch.autograd.Function):
         return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 4
 
 
-def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> None:
-    """Write U_t = leak * M_{t-1} + I_t; without M_{t-1} it is I_t."""
-    if before is None:
-        out.copy_(now)
-    else:
-        torch.add(now, before, alpha=decay, out=out)
+def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> Tensor:
+    """Return U_t = leak * M_{t-1} + I_t, written to ``out``; without M_{t-1} it is I_t itself."""
+    return now if before is None else torch.add(now, before, alpha=decay, out=out)
 
 
 def sum_rows(rows: Tensor) -> Tensor:

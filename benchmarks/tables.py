@@ -1,5 +1,6 @@
 """Write the README's tables of results from the files in ``results/``, each between its two comments."""
 
+import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -194,6 +195,28 @@ def image_speed() -> str:
     return table(["what", "snnrl", "peer", "ratio", "by processor time", "aim"], rows)
 
 
+IMAGE_TABLES = ("1", "3", "4", "5", "pruning", "skip")
+"""Names of ``snnrl table``."""
+
+
+def image_tables() -> str:
+    """Return the lines of the paper's tables on images, the paper's accuracy beside that of the small budget here."""
+    columns = ["table", "network", "stage", "paper, %", "here, %", "spikes per neuron", "energy ratio", "seconds"]
+    rows = []
+    for name in IMAGE_TABLES:
+        file = RESULTS / "images" / f"table-{name}.csv"
+        for line in csv.DictReader(file.read_text().splitlines()) if file.exists() else ():
+            if not line["accuracy"]:
+                continue
+            spikes = f"{float(line['spikes_per_neuron']):.2f}" if line["spikes_per_neuron"] else "-"
+            figures = [f"{float(line['accuracy']):.2f}", spikes, f"{float(line['energy_ratio']):.1f}"]
+            if line["failed"]:
+                figures[0] += f" (fails: {line['failed']})"
+            figures.append(f"{float(line['seconds']):.0f}")
+            rows.append([name, line["row"], line["stage"], line["paper"] or "-", *figures])
+    return table(columns, rows)
+
+
 def shipped() -> str:
     """Return a row for every shipped agent: reward in 30 games as its card tells, how many differ, energy, spikes."""
     rows = []
@@ -221,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cartpole-paper": paper,
     "convert": foreign,
     "speed": speed,
+    "images": image_tables,
     "image-speed": image_speed,
     "shipped": shipped,
 }

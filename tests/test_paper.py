@@ -7,31 +7,16 @@ from typing import Any
 
 import pytest
 
-import snnrl.commands.figure
-import snnrl.commands.table
+from papers import use_tiny
 from snnrl.agents.classifier.paper import Paper, read_paper
 from snnrl.cli import main
 
 DATA = Path(__file__).parent / "data" / "cifar10"
 
-TINY: dict[str, Any] = {
-    "network": {"width": 0.05},
-    "ann": {"epochs": 1, "batch_size": 64, "learning_rate": 0.05, "schedule": "one-cycle", "dropout": 0.0},
-    "reduction": {"epochs": 1, "batch_size": 64, "schedule": "one-cycle", "dropout": 0.0},
-    "conversion": {"images": 64},
-}
-"""Changes that let a run take a second."""
-
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Paper:
-    paper = read_paper()
-    figure = paper.figures.accuracy_vs_T.model_copy(update={"converted": (1, 4)})
-    figures = paper.figures.model_copy(update={"accuracy_vs_T": figure})
-    paper = paper.model_copy(update={"budgets": {"small": TINY, "full": {}}, "figures": figures})
-    for command in (snnrl.commands.table, snnrl.commands.figure):
-        monkeypatch.setattr(command, "read_paper", lambda: paper)
-    return paper
+    return use_tiny(monkeypatch)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
+from papers import use_tiny
 from snnrl.agents.atari_vec_env import AtariVecEnv
 from snnrl.cli import main
 from snnrl.envs import PROTOCOLS, games
@@ -29,7 +30,11 @@ SHORT = {
     "energy": ["--episodes", "1"],
     "report": [],
     "list": [],
+    "table": [],
+    "figure": [],
 }
+SHORT_IMAGES = ["--network.width", "0.05", "--ann.epochs", "1", "--reduction.epochs", "1"]
+"""For image classifiers, whose images are in FOLDER."""
 
 
 def commands() -> list[str]:
@@ -45,12 +50,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pong = AtariVecEnv("pong", 1, PROTOCOLS["v4"], seed=0)
     DQN("CnnPolicy", pong, buffer_size=10).save(path / "dqn-Pong.zip")
     pong.close()
+    (path / "FOLDER").symlink_to(Path(__file__).parent / "data" / "cifar10")
     return path
 
 
 def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
-    assert names == {"train", "eval", "convert", "energy", "play", "report", "list"}
+    assert names == {"train", "eval", "convert", "energy", "play", "report", "list", "table", "figure"}
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
 
 
@@ -63,6 +69,10 @@ def test_tables_say_what_the_results_say() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    use_tiny(monkeypatch)
     words = shlex.split(line)[1:]
     few = SHORT_GAME if words[0] == "train" and words[1] in games() else []
-    assert main([*words, *SHORT[words[0]], *few]) in ((0, 3) if words[0] in ("train", "convert") else (0,))
+    few = [*SHORT[words[0]], *few]
+    if "FOLDER" in words:
+        few = SHORT_IMAGES if words[0] == "train" else []
+    assert main([*words, *few]) in ((0, 3) if words[0] in ("train", "convert") else (0,))

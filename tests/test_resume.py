@@ -116,7 +116,7 @@ MOMENTS = {
     "pong-paper": [["ann@500", "T2@170", "T1@write:2"]],
     # 18 batches a stage; an unbroken one writes five checkpoints, its classifier and its result
     "images": [
-        ["ann@3", "ann@write:2", "ann@7", "ann@12", "T2@write:1", "T2@6", "T2@14", "T1@10", "T1@write:2"],
+        ["ann@3", "ann@write:2", "ann@12", "T2@write:1", "T2@14", "T1@10"],
         ["ann@write:6", "ann@write:2", "T2@write:7", "T1@write:5", "T1@18", "T1@write:3"],
     ],
     "images-swapped": [["ann@10", "ann@write:3", "T2@11", "T2@18", "T1@write:4", "T1@13"]],

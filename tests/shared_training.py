@@ -66,6 +66,7 @@ def little(T: int | None) -> Classifier:
         std=(0.2, 0.2, 0.2),
         images="cifar10",
         hidden=(16,),
+        batch_norm=T is None,
         T=T,
     )
     classifier = Classifier(description, "cpu")

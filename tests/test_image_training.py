@@ -89,7 +89,7 @@ SETS: dict[str, Callable[[Path], None]] = {
 SHORT = "--schedule 2,1 --network.width 0.125 --network.hidden 16 --gate.tolerance 1 --conversion.images 64 "
 SHORT += "--ann.batch-size 12 --ann.schedule one-cycle --ann.learning-rate 0.05 --ann.dropout 0 --device cpu "
 SHORT += "--reduction.batch-size 12 --reduction.schedule one-cycle --reduction.learning-rate 1e-3 --reduction.dropout 0"
-LEARNS = "--ann.epochs 6 --reduction.epochs 3"
+LEARNS = "--ann.epochs 6 --ann.learning-rate 0.05 --ann.dropout 0.3 --reduction.epochs 3 --reduction.dropout 0.1"
 TOUCHES = "--ann.epochs 1 --reduction.epochs 1"
 
 
@@ -134,7 +134,7 @@ def test_imagenet_at_its_size(call: Call, tmp_path: Path) -> None:
 # --- real images ---------------------------------------------------------------------------------------------------
 
 REAL = "--network.width 0.25 --network.hidden 64 --gate.tolerance 1 --precision fp32 --conversion.percentile 98 "
-REAL += "--ann.epochs 15 --ann.batch-size 18 --reduction.passing 2 --reduction.epochs 12 --reduction.batch-size 9 "
+REAL += "--ann.epochs 15 --ann.batch-size 18 --ann.learning-rate 0.05 --ann.dropout 0.3 --reduction.passing 2 --reduction.epochs 12 --reduction.batch-size 9 "
 REAL += "--reduction.learning-rate 2e-3 --reduction.dropout 0 --reduction.distillation 0.5 --device cpu"
 
 

@@ -134,7 +134,8 @@ def test_imagenet_at_its_size(call: Call, tmp_path: Path) -> None:
 # --- real images ---------------------------------------------------------------------------------------------------
 
 REAL = "--network.width 0.25 --network.hidden 64 --gate.tolerance 1 --precision fp32 --conversion.percentile 98 "
-REAL += "--ann.epochs 15 --ann.batch-size 18 --ann.learning-rate 0.05 --ann.dropout 0.3 --reduction.passing 2 --reduction.epochs 12 --reduction.batch-size 9 "
+REAL += "--ann.epochs 15 --ann.batch-size 18 --ann.learning-rate 0.05 --ann.dropout 0.3 "
+REAL += "--reduction.passing 2 --reduction.epochs 12 --reduction.batch-size 9 "
 REAL += "--reduction.learning-rate 2e-3 --reduction.dropout 0 --reduction.distillation 0.5 --device cpu"
 
 

@@ -13,7 +13,7 @@ MOST = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors, instead of handing it back and fetching it again page by page.
 
-    On the CPU a step of VGG6 takes a fifth less time (benchmarks/README.md). Other C libraries are left as they are.
+    Other C libraries are left as they are.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

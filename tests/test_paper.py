@@ -83,6 +83,18 @@ def test_a_table(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(out.splitlines()[-1])["lines"] == lines
 
 
+def test_a_run_of_other_settings_is_not_shown(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "paper-small-seed0" / "vgg16"
+    folder.mkdir(parents=True)
+    recipe = tiny.recipe("vgg16", "small", conversion={"percentile": 42.0})
+    (folder / "config.json").write_text(json.dumps({"config": recipe.model_dump(mode="json"), "versions": {}}))
+    (folder / "summary.json").write_text(json.dumps({"stages": [{"name": "T1"}]}))
+    code, _, err = run(capsys, "table", "pruning", "--data", DATA, "--runs", tmp_path)
+    assert code == 2
+    assert "conversion.percentile: 42.0 before, 90.0 now" in err
+    assert not list(tmp_path.rglob("table-*.csv"))
+
+
 def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "figure", "rates", "--data", DATA, "--runs", tmp_path)
     assert code == 0, err

@@ -7,11 +7,12 @@ from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.paper import Budget, Paper
 from snnrl.agents.settings import Device, Seed, Settings
 from snnrl.allocation import keep_freed_memory
+from snnrl.commands.recipes import without_seed
 from snnrl.commands.train_images import train_run
 from snnrl.display import Display
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
-from snnrl.runs import RunFolder
+from snnrl.runs import RunFolder, differences
 
 
 class PaperOptions(Settings):
@@ -20,7 +21,7 @@ class PaperOptions(Settings):
     data: Path | None = None
     """Folder of the images, in the layouts of docs/images.md; what takes a set that is not in it is left open."""
     budget: Budget = "small"
-    """small: a quarter of the channels and a few epochs, an hour of two cores; full: the paper's schedule."""
+    """small: a quarter of the channels and a few epochs; full: the paper's schedule."""
     runs: Path = Path("runs")
     """Where the run folders are."""
     seed: Seed = 0
@@ -43,13 +44,14 @@ class PaperRuns:
         """Train the runs that are not finished, and those that they begin with, except where images are missing.
 
         Raises:
-            UserError: the images of none of them are there.
+            UserError: the images of none of them are there, or a finished run was trained with other settings.
         """
         missing: dict[str, UserError] = {}
         for name in self.paper.in_order(names):
-            if self.run(name).finished:
-                continue
             recipe = self.recipe(name)
+            if self.run(name).finished:
+                check_settings(self.run(name), recipe)
+                continue
             images = self.images(recipe)
             if isinstance(images, UserError):
                 missing[recipe.images] = images
@@ -105,3 +107,12 @@ class PaperRuns:
             except UserError as error:
                 self.sets[key] = error
         return self.sets[key]
+
+
+def check_settings(run: RunFolder, recipe: ImageRecipe) -> None:
+    """Raise UserError if a finished run was trained with other settings than those of its recipe at this budget."""
+    wanted, stored = without_seed(recipe.model_dump(mode="json")), run.config()
+    if differing := sorted(differences({key: stored.get(key) for key in wanted}, wanted)):
+        raise UserError(
+            f"{run.path} was trained with other settings ({', '.join(differing)}): remove it, or give another --runs"
+        )

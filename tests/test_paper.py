@@ -9,6 +9,7 @@ import pytest
 
 from papers import use_tiny
 from snnrl.agents.classifier.paper import Paper, read_paper
+from snnrl.checkpoint import read_archive, write_archive
 from snnrl.cli import main
 
 DATA = Path(__file__).parent / "data" / "cifar10"
@@ -95,6 +96,14 @@ def test_a_run_of_other_settings_is_not_shown(tiny: Paper, tmp_path: Path, capsy
     assert not list(tmp_path.rglob("table-*.csv"))
 
 
+def of_other_weights(path: Path) -> None:
+    """Give the network of a file other weights in its first layer."""
+    archive = read_archive(path)
+    next(iter(archive.tensors["network"].values())).mul_(2)
+    metadata = {key: value for key, value in archive.metadata.items() if key not in ("format", "version")}
+    write_archive(path, metadata, archive.tensors)
+
+
 def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "figure", "rates", "--data", DATA, "--runs", tmp_path)
     assert code == 0, err
@@ -106,16 +115,22 @@ def test_figures(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {row["layer"]: float(row["trained"]) for row in last} == stage["spike_rate"]
     assert {row["layer"]: float(row["handed over"]) for row in last} == stage["before"]["spike_rate"]
 
-    code, _, err = run(
-        capsys, "figure", "accuracy-vs-T", "--data", DATA, "--runs", tmp_path, "--out", tmp_path / "a.png"
-    )
+    words = ("figure", "accuracy-vs-T", "--data", DATA, "--runs", tmp_path, "--out", tmp_path / "a.png", "--json")
+    code, out, err = run(capsys, *words)
     assert code == 0, err
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     rows = rows_of(tmp_path / "a.csv")
-    curves = {name: [row["T"] for row in rows if row["curve"] == name] for name in {row["curve"] for row in rows}}
+    said = json.loads(out.splitlines()[-1])
+    assert said["out"] == str(tmp_path / "a.png")
+    assert [{key: str(value) for key, value in line.items()} for line in said["lines"]] == rows
+    curves = {name: [row["T"] for row in rows if row["name"] == name] for name in {row["name"] for row in rows}}
     assert curves["trained"] == ["5", "4", "3", "2", "1"]
     assert curves["converted, direct input"] == curves["converted, poisson input"] == ["1", "4"]
-    assert len([row for row in rows if row["curve"] == "published"]) == 16
+    assert len([row for row in rows if row["by"] == "paper"]) == 16
+    assert "converted," in err
+    assert "converted," not in run(capsys, *words)[2]
+    of_other_weights(folder / "vgg16" / "ann.zip")
+    assert run(capsys, *words)[2].count("converted,") == 4
 
 
 @pytest.mark.parametrize(

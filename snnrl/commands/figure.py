@@ -9,8 +9,9 @@ from snnrl.agents.classifier.evaluate import evaluate
 from snnrl.agents.classifier.library import open_classifier
 from snnrl.agents.classifier.paper import read_paper
 from snnrl.arguments import parse, positional
+from snnrl.checkpoint import fingerprint, read_archive
 from snnrl.commands.paper_runs import PaperOptions, PaperRuns
-from snnrl.display import Display
+from snnrl.display import Display, print_json
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import read_json, write_atomically, write_json
 from snnrl.networks import SpikingNetwork, encode_by_rate
@@ -48,13 +49,16 @@ def figure(arguments: Sequence[str]) -> int:
         raise UserError(f"--out {options.out} must end in one of {', '.join(FORMATS)}")
     runs = PaperRuns(read_paper(), options)
     out = options.out or runs.folder / f"{name}.svg"
-    display = Display()
+    display = Display(options.as_json)
     drawn = figures[name](runs, display)
     picture = io.BytesIO()
     drawn.figure.savefig(picture, format=out.suffix[1:], dpi=150)
     write_atomically(out, picture.getvalue())
     write_atomically(out.with_suffix(".csv"), to_csv(drawn.columns, drawn.rows).encode())
     display.say(f"wrote {out} and {out.with_suffix('.csv')}")
+    if options.as_json:
+        lines = [dict(zip(drawn.columns, row, strict=True)) for row in drawn.rows]
+        print_json({"figure": name, "budget": options.budget, "seed": options.seed, "lines": lines, "out": str(out)})
     return 0
 
 
@@ -93,18 +97,19 @@ def accuracy_against_T(runs: PaperRuns, display: Display) -> Drawn:
         ),
     ]
     published = [Point(one.name, one.T, one.accuracy) for one in asked.published]
-    rows = [[curve.name, T, accuracy] for curve in curves for T, accuracy in curve.points.items()]
-    rows += [["published", *point] for point in published]
+    rows = [["here", curve.name, T, accuracy] for curve in curves for T, accuracy in curve.points.items()]
+    rows += [["paper", *point] for point in published]
     drawn = draw_accuracy(asked.title, 100 * stages["ann"]["accuracy"], curves, published)
-    return Drawn(drawn, ("curve", "T", "accuracy"), rows)
+    return Drawn(drawn, ("by", "name", "T", "accuracy"), rows)
 
 
 def converted(runs: PaperRuns, encoding: str, display: Display) -> dict[int, float]:
-    """Return accuracies in per cent of the untrained conversion by T; what has been measured once is kept."""
+    """Return accuracies in per cent of the untrained conversion by T; what these weights gave once is kept."""
     asked = runs.paper.figures.accuracy_vs_T
-    kept = runs.folder / f"converted-{asked.trained}-{encoding}.json"
+    name, recipe = runs.stage(f"{asked.trained}/ann"), runs.recipe(asked.trained)
+    weights = fingerprint(read_archive(name).tensors["network"])
+    kept = runs.folder / f"converted-{asked.trained}-{encoding}-{weights}.json"
     found: dict[str, float] = read_json(kept) if kept.exists() else {}
-    name, recipe = str(runs.stage(f"{asked.trained}/ann")), runs.recipe(asked.trained)
     for T in asked.converted:
         if str(T) in found:
             continue
@@ -112,7 +117,7 @@ def converted(runs: PaperRuns, encoding: str, display: Display) -> dict[int, flo
         if isinstance(images, UserError):
             raise images
         made = open_classifier(
-            name, images, T=T, percentile=asked.percentile, seed=recipe.seed, device=recipe.device
+            str(name), images, T=T, percentile=asked.percentile, seed=recipe.seed, device=recipe.device
         ).classifier
         if encoding == "poisson" and isinstance(made.network, SpikingNetwork):
             encode_by_rate(made.network, made.normalization.largest, recipe.seed)

@@ -1,7 +1,9 @@
 """The runs that tables and figures of arXiv 2110.05929 are made of: trained when they are needed, then read."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.paper import Budget, Paper
@@ -28,6 +30,8 @@ class PaperOptions(Settings):
     """Of the runs."""
     device: Device = "auto"
     """cpu, cuda, or auto."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print what is shown as one JSON object on the last line of stdout."""
 
 
 class PaperRuns:

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from snnrl.agents.classifier.paper import Row, read_paper
 from snnrl.arguments import parse, positional
@@ -23,8 +22,6 @@ class TableOptions(PaperOptions):
 
     csv: Path | None = None
     """File of the table. Default: table-NAME.csv beside the run folders."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the table as one JSON object on the last line of stdout."""
 
 
 def table(arguments: Sequence[str]) -> int:

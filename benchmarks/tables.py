@@ -213,7 +213,8 @@ def image_tables() -> str:
             if line["failed"]:
                 figures[0] += f" (fails: {line['failed']})"
             figures.append(f"{float(line['seconds']):.0f}")
-            rows.append([name, line["row"], line["stage"], line["paper"] or "-", *figures])
+            paper = f"{float(line['paper']):.2f}" if line["paper"].replace(".", "").isdigit() else line["paper"] or "-"
+            rows.append([name, line["row"], line["stage"], paper, *figures])
     return table(columns, rows)
 
 

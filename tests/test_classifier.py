@@ -208,8 +208,11 @@ def test_pruning(scope: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     old, new = (found.body.state_dict()["features.conv2.weights.weight"] for found in (before, after))
     assert (old[new != 0] != new[new != 0]).double().mean() > 0.5
     assert stages[-1]["energy_ratio"] > stages[-2]["energy_ratio"]
+    pruning[1] = "0.97"
     begun = little_run(capsys, tmp_path / "begun", "--from", str(tmp_path / "whole" / "T1.zip"), *pruning)
     assert [stage["name"] for stage in begun] == ["T1", "pruned"]
+    rates = begun[-1]["before"]["spike_rate"]
+    assert min(rates[layer] for layer in ("conv1", "conv2", "conv3")) > 0.02
 
 
 def zeros(classifier: Classifier) -> list[tuple[float, int]]:

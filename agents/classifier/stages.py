@@ -90,6 +90,7 @@ class ImageJob(Chain[Classifier]):
         """Take away the smallest weights of the last stage's classifier, and train the others."""
         classifier = self.load(last)
         prune_weights(classifier.network, self.recipe.pruning.share, by_layer=self.recipe.pruning.scope == "layer")
+        self.lower_thresholds(classifier)
         result: Result = {"before": self.before(classifier)}
         teacher = self.load("ann") if "ann" in self.results else None
         result |= self.learn("pruned", classifier, self.recipe.reduction, folder, teacher)
@@ -141,11 +142,13 @@ class ImageJob(Chain[Classifier]):
 
     @torch.no_grad()
     def reduce(self, classifier: Classifier, T: int) -> None:
-        """Let a trained classifier decide in ``T`` steps: its weights, leaks and thresholds.
-
-        Unless thresholds are kept, those fall that would silence a layer.
-        """
+        """Let a trained classifier decide in ``T`` steps: its weights, leaks and thresholds."""
         classifier.reduce_to(T)
+        self.lower_thresholds(classifier)
+
+    @torch.no_grad()
+    def lower_thresholds(self, classifier: Classifier) -> None:
+        """Let those thresholds fall that would silence a layer, unless the recipe keeps them as they are."""
         if self.recipe.reduction.thresholds == "lowered":
             with calibrating(classifier.network, self.recipe.conversion.percentile, lower_only=True):
                 classifier.network(self.calibration(classifier))

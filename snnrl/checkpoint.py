@@ -292,6 +292,26 @@ def unflatten_optimizer(tensors: Mapping[str, torch.Tensor], metadata: Mapping[s
     return state_dict
 
 
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Put what ``flatten_optimizer`` split into ``optimizer``, each state in its parameter's memory layout.
+
+    Raises:
+        UserError: as :func:`unflatten_optimizer`.
+    """
+    optimizer.load_state_dict(unflatten_optimizer(tensors, metadata))
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = laid_out(value, parameter)
+
+
+def laid_out(state: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return a state in the memory layout of its parameter: torch's fused optimisers go by memory, not by index."""
+    return torch.empty_like(parameter, dtype=state.dtype, device=state.device).copy_(state)
+
+
 def match_shapes(
     module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], where: str
 ) -> None:

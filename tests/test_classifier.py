@@ -20,7 +20,7 @@ from snnrl.cli import main
 from snnrl.config import read_recipe
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
-from snnrl.networks import neurons_of
+from snnrl.networks import calibrating, neurons_of
 from snnrl.pipeline import STOP, StageFolder
 from snnrl.runs import RunFolder
 
@@ -103,6 +103,21 @@ def trained(
     finally:
         STOP.clear()
     return {name: value.clone() for name, value in classifier.body.state_dict().items()}
+
+
+def test_the_first_layer_of_a_deep_network_learns(images: ImageSet, tmp_path: Path) -> None:
+    classifier = little(1, kind="vgg16", width=0.125)
+    classifier.network.eval()
+    with torch.no_grad(), calibrating(classifier.network, 90):
+        classifier.network(classifier.normalization.apply(torch.from_numpy(images.train.read(np.arange(24)))))
+    first = classifier.body.get_parameter("features.conv1.weights.weight")
+    before = first.detach().clone()
+    settings = Reduction(epochs=1, batch_size=24, learning_rate=1e-3)
+    Epochs(classifier, images, settings, StageFolder(tmp_path), lambda *_: None, Logger(None, []), 0, "fp32").run()
+    moved, steepest = (first - before).abs(), first.grad.abs().max()
+    assert steepest < 1e-8  # torch adds that much to its root
+    # Adam's first step has the size of the learning rate, whatever the size of the gradient
+    assert float(moved.median()) == pytest.approx(1e-3, rel=0.01)
 
 
 SETTINGS = {

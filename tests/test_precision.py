@@ -8,7 +8,14 @@ from snnrl.agents.spiking_dqn import SpikingDQN
 from snnrl.agents.spiking_dqn.conversion import convert_agent
 from snnrl.errors import UserError
 from snnrl.networks import mlp
+from snnrl.precision import mixed_precision
 from worlds import POLICIES, batch_of, same, small_agent
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Whatever the processor of this machine: the networks are small."""
+    monkeypatch.setattr("snnrl.precision.multiplies_in_bf16", lambda device: True)
 
 
 def bfloat16(enabled=True):
@@ -48,6 +55,15 @@ def test_it_is_the_precision_of_learning_alone():
     for agent in (exact, mixed):
         agent.learn(40)
     assert not same(exact.q_net.state_dict(), mixed.q_net.state_dict())
+
+
+def test_it_is_left_where_the_processor_has_no_instructions_for_it(monkeypatch):
+    monkeypatch.setattr("snnrl.precision.multiplies_in_bf16", lambda device: device.type == "cuda")
+    with mixed_precision(torch.device("cpu"), "bf16"):
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+    monkeypatch.setattr("snnrl.precision.multiplies_in_bf16", lambda device: device.type == "cpu")
+    with mixed_precision(torch.device("cpu"), "bf16"):
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_it_is_saved_and_loaded(tmp_path):

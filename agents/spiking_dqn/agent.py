@@ -28,6 +28,7 @@ from snnrl.errors import UserError, did_you_mean
 from snnrl.files import quoted
 from snnrl.networks import calibrating, neurons_of, spike_rates
 from snnrl.neurons import NEURONS
+from snnrl.precision import mixed_precision
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -159,8 +160,8 @@ class SpikingDQN(DQN):
         self.logger.record("train/loss", float(np.mean(losses)))
 
     def mixed_precision(self) -> torch.autocast:
-        """Return the context in which the networks learn: autocast to bfloat16 with precision ``"bf16"``."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        """Return the context in which the networks learn; see :func:`snnrl.precision.mixed_precision`."""
+        return mixed_precision(self.device, self.precision)
 
     def predict(
         self,

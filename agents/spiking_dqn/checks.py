@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
 from snnrl.agents.encoding import TRUSTED_PACKAGES
-from snnrl.checkpoint import Archive, match_shapes
+from snnrl.checkpoint import Archive, laid_out, match_shapes
 from snnrl.errors import UserError
 from snnrl.files import first_line, quoted
 
@@ -114,7 +114,7 @@ def check_optimizer(state_dict: dict[str, Any], optimizer: torch.optim.Optimizer
             groups.append({key: _like(value, theirs.get(key, value)) for key, value in ours.items()})
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = {
-            index: {name: _laid_out(value, parameters[index]) for name, value in state.items()}
+            index: {name: _checked(value, parameters[index]) for name, value in state.items()}
             for index, state in state_dict["state"].items()
         }
     except UserError:
@@ -124,8 +124,8 @@ def check_optimizer(state_dict: dict[str, Any], optimizer: torch.optim.Optimizer
     return {"state": states, "param_groups": groups}
 
 
-def _laid_out(value: Any, parameter: Tensor) -> Any:
-    """Return a part of the state in the memory layout of its parameter: fused Adam goes by memory, not by index.
+def _checked(value: Any, parameter: Tensor) -> Any:
+    """Return a part of the state, in the memory layout of its parameter.
 
     Raises:
         ValueError: it has another shape.
@@ -134,9 +134,7 @@ def _laid_out(value: Any, parameter: Tensor) -> Any:
         return value
     if not _fits(value.shape, parameter.shape):
         raise ValueError
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+    return laid_out(value, parameter) if value.shape == parameter.shape else value
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:

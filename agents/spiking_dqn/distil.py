@@ -13,7 +13,7 @@ from snnrl.agents.evaluate import episode_seeds, mean_rate
 from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.agents.spiking_dqn.build import training_envs
 from snnrl.agents.spiking_dqn.config import Recipe
-from snnrl.checkpoint import flatten_optimizer, unflatten_optimizer
+from snnrl.checkpoint import flatten_optimizer, restore_optimizer
 from snnrl.distillation import best_linear, distillation_loss
 from snnrl.energy import LayerOperations, counting_operations
 from snnrl.networks import constrain, spike_rates
@@ -109,7 +109,7 @@ class _Distillation:
         self.start, self.best_reward = metadata["start"], float(metadata["best_reward"])
         self.best = tensors["best"]
         self.student.q_net.load_state_dict(tensors["student"])
-        self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], metadata["optimizer"]))
+        restore_optimizer(self.optimizer, tensors["optimizer"], metadata["optimizer"])
         self.generator.set_state(tensors["random"]["generator"])
         for number in range(metadata["gathered"]):
             self._take(self.folder.part(f"play-{number}"))

@@ -2,23 +2,22 @@
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
 
 
+@torch.no_grad()
 def prune_weights(network: nn.Module, share: float, *, by_layer: bool) -> None:
     """Set ``share`` of the weights of linear and convolutional layers to zero, in place.
 
     Those of the smallest magnitude of all, or ``by_layer`` of each layer (Han et al. 2015, arXiv 1506.02626; arXiv
     2110.05929, Sec. 5). Biases, thresholds and leaks stay.
     """
-    weights = [(layer, "weight") for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    if by_layer:
-        for layer, name in weights:
-            prune.l1_unstructured(layer, name, share)  # type: ignore[no-untyped-call]
-    else:
-        prune.global_unstructured(weights, prune.L1Unstructured, amount=share)
-    for layer, name in weights:
-        prune.remove(layer, name)  # type: ignore[no-untyped-call]
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for group in [[weight] for weight in weights] if by_layer else [weights]:
+        sizes = torch.cat([weight.abs().flatten() for weight in group])
+        kept = torch.ones_like(sizes)
+        kept[sizes.topk(round(share * len(sizes)), largest=False).indices] = 0
+        for weight, its in zip(group, kept.split([weight.numel() for weight in group]), strict=True):
+            weight.mul_(its.view(weight.shape))
 
 
 class Pruned:

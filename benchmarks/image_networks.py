@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from snnrl.allocation import keep_freed_memory
 from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of
+from snnrl.precision import multiplies_in_bf16
 
 NETWORKS = ("vgg6", "vgg16")
 IMAGE = (3, 32, 32)
@@ -33,11 +34,13 @@ PEERS = ("spikingjelly", "snntorch")
 Contestant = tuple[str, int, bool]
 """``ordinary``, ``snnrl`` or a peer; its timesteps; and whether its products are in bfloat16."""
 
+PRECISIONS = (False, True) if multiplies_in_bf16(torch.device("cpu")) else (False,)
+
 CONTESTANTS: tuple[Contestant, ...] = (
     *(
         (name, steps, mixed)
         for name, steps in (("ordinary", 1), ("snnrl", STEPS), ("snnrl", 1))
-        for mixed in (False, True)
+        for mixed in PRECISIONS
     ),
     *((peer, STEPS, False) for peer in PEERS),
 )
@@ -200,8 +203,8 @@ def measure(kind: str, rounds: int) -> dict[Contestant, tuple[list[Timing], str]
 def training_steps(rows: Rows, kind: str, rounds: int) -> None:
     """Measure forward and backward of one network."""
     found = measure(kind, rounds)
-    pairs = [(("snnrl", STEPS, mixed), (peer, STEPS, False)) for mixed in (False, True) for peer in PEERS]
-    pairs += [(("snnrl", steps, mixed), ("ordinary", 1, mixed)) for steps in (1, STEPS) for mixed in (False, True)]
+    pairs = [(("snnrl", STEPS, mixed), (peer, STEPS, False)) for mixed in PRECISIONS for peer in PEERS]
+    pairs += [(("snnrl", steps, mixed), ("ordinary", 1, mixed)) for steps in (1, STEPS) for mixed in PRECISIONS]
     for ours, theirs in pairs:
         name = f"{kind}, training step, T={ours[1]}, {precision(ours)} against {precision(theirs)}"
         (times, how), (peer_times, peer_how) = found[ours], found[theirs]

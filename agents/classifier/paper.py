@@ -79,6 +79,8 @@ class AccuracyAgainstT(Settings):
     """Timesteps of the conversions."""
     percentile: Percentile
     """Of the pre-activations, for their thresholds."""
+    images: dict[Budget, Positive]
+    """Test images, evenly spread, that the conversions name: T = 100 takes a hundred times as long as T = 1."""
     published: tuple[Published, ...]
 
 

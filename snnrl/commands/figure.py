@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from snnrl.agents.classifier.evaluate import evaluate
+import numpy as np
+
+from snnrl.agents.classifier.evaluate import evenly, predictions
 from snnrl.agents.classifier.library import open_classifier
 from snnrl.agents.classifier.paper import read_paper
 from snnrl.arguments import parse, positional
@@ -121,7 +123,8 @@ def converted(runs: PaperRuns, encoding: str, display: Display) -> dict[int, flo
         ).classifier
         if encoding == "poisson" and isinstance(made.network, SpikingNetwork):
             encode_by_rate(made.network, made.normalization.largest, recipe.seed)
-        found[str(T)] = 100 * evaluate(made, images.test).accuracy
+        named = evenly(images.test, asked.images[runs.options.budget])
+        found[str(T)] = 100 * float(np.mean(predictions(made, named) == named.labels))
         display.say(f"converted, {encoding} input, T={T}: {found[str(T)]:.2f}")
         write_json(kept, found)
     return {T: found[str(T)] for T in asked.converted}

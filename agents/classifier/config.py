@@ -7,7 +7,7 @@ from pydantic import Field
 from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
 
 Rate = Annotated[float, Field(gt=0)]
-Neuron = Literal["lif", "if", "binary"]
+Neuron = Literal["lif", "if", "hoyer", "binary"]
 
 
 class Network(Settings):

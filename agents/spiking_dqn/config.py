@@ -48,7 +48,7 @@ class Network(Settings):
     """Subtracted from pixels between 0 and 1 before the first convolution; measured: their median in random play."""
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
-    neuron: Literal["lif", "if"] = "lif"
+    neuron: Literal["lif", "if", "hoyer"] = "lif"
     """Leaky integrate-and-fire with a trained leak (lif), or without leak (if)."""
 
     @model_validator(mode="after")

@@ -124,7 +124,8 @@ class Calibration:
         source = node.all_input_nodes[0]
         current = self.interpreter.env[source]
         name = slot_name(self.graph, node)
-        layer = self.neuron(self.steps, encoder=source not in self.timed)
+        channels = current.shape[1] if current.dim() == 4 else None
+        layer = self.neuron.behind(channels, self.steps, encoder=source not in self.timed)
         short = name.removesuffix(".act")
         if not layer.calibrate(current, self.percentile):
             self.silent.add(short)

@@ -33,10 +33,19 @@ def fill_slots(network: nn.Module, neuron: str, steps: int, *, encoder: bool) ->
     """
     for name, module in list(network.named_modules()):
         if name.endswith(".act"):
-            network.set_submodule(name, NEURONS[neuron](steps, encoder=encoder))
+            network.set_submodule(
+                name, NEURONS[neuron].behind(channels_in_front(network, name), steps, encoder=encoder)
+            )
             encoder = False
         elif isinstance(module, nn.Dropout):
             network.set_submodule(name, HeldDropout(module.p, steps))
+
+
+def channels_in_front(network: nn.Module, slot: str) -> int | None:
+    """Return how many maps the convolution in front of an activation slot makes; None for a linear layer."""
+    block = network.get_submodule(slot.rpartition(".")[0])
+    layers = [module for module in block.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return layers[-1].out_channels if layers and isinstance(layers[-1], nn.Conv2d) else None
 
 
 @contextmanager

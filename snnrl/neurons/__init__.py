@@ -2,12 +2,13 @@
 
 from snnrl.neurons.binary import Binary
 from snnrl.neurons.functional import Scan, fire, lif_scan
+from snnrl.neurons.hoyer import Hoyer, hoyer_extremum, hoyer_measure
 from snnrl.neurons.lif import IF, LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
 from snnrl.neurons.surrogate import GAMMA, linear_surrogate
 
-NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF, "binary": Binary}
+NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF, "binary": Binary, "hoyer": Hoyer}
 
 __all__ = [
     "GAMMA",
@@ -16,10 +17,13 @@ __all__ = [
     "NEURONS",
     "Binary",
     "ExpandTime",
+    "Hoyer",
     "Scan",
     "SpikeCount",
     "SpikingNeuron",
     "fire",
+    "hoyer_extremum",
+    "hoyer_measure",
     "lif_scan",
     "linear_surrogate",
     "sum_over_time",

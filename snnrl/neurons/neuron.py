@@ -53,6 +53,14 @@ class SpikingNeuron(nn.Module, ABC):
         self.percentile: float | None = None
         self.lower_only = False
 
+    @classmethod
+    def behind(cls, channels: int | None, steps: int, *, encoder: bool) -> "SpikingNeuron":
+        """Return neurons for a layer with so many ``channels``, maps of a convolution, or None: a linear one.
+
+        For kinds that keep something of each map.
+        """
+        return cls(steps, encoder=encoder)
+
     @abstractmethod
     def scan(self, current: Tensor) -> Scan:
         """Run ``steps`` timesteps over ``current`` of shape ``(T or 1, B, ...)``, starting from ``self.potential``."""

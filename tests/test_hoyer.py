@@ -1,5 +1,7 @@
 """Hoyer neurons: measure and extremum by hand and by finite differences, spikes, gradients, and whole networks."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snnrl.conversion import convert
-from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of
+from snnrl.errors import UserError
+from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of, penalized, spike_rates
+from snnrl.networks.spiking import hoyer_measures
 from snnrl.neurons import Hoyer, hoyer_extremum, hoyer_measure
 
 VALUES = st.lists(st.floats(-2, 4, width=32), min_size=2, max_size=12)
@@ -192,3 +196,40 @@ def test_a_conversion_of_an_ordinary_network() -> None:
     assert 0.05 < report.layers[0].rate < 0.5
     assert report.action_agreement > 0.6
     assert np.isfinite(report.q_error)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_penalty_is_that_of_a_batch_of_128(steps: int) -> None:
+    network, images = little(steps), torch.randn(8, 3, 32, 32)
+    found: list[float] = []
+    network.requires_grad_(False)
+    for prices in (Priced(0, 0), Priced(0, 1e-3), Priced(0.5, 0)):
+        with penalized(network.eval(), prices) as penalty:
+            network(images)
+        found.append(float(penalty.add_to(torch.tensor(2.0))))
+    with hoyer_measures(network) as measures, spike_rates(network) as rates:
+        network(images)
+    measured = sum(map(float, measures))
+    assert len(measures) == 4 * steps
+    assert found[0] == 2
+    assert found[1] == pytest.approx(2 + 1e-3 * 128 * measured)
+    assert found[2] == pytest.approx(2 + 0.5 * sum(map(float, rates.values())) / 4)
+
+
+def test_the_penalty_drives_potentials_away_from_the_extremum() -> None:
+    current = torch.tensor([[0.2, 0.4, 0.6, 0.8]], requires_grad=True)
+    with penalized(neuron := Hoyer(1), Priced(0, 1.0)) as penalty:
+        neuron.train()(current)
+    penalty.add_to(torch.zeros(())).backward()
+    assert current.grad is not None
+    assert (current.grad > 0).tolist() == [[True, True, False, False]]  # E = 0.6
+
+
+def test_the_penalty_of_other_neurons_is_refused() -> None:
+    with pytest.raises(UserError, match="hoyer_penalty is for hoyer neurons"), penalized(nn.Sequential(), Priced(0, 1)):
+        pass
+
+
+class Priced(NamedTuple):
+    spike_penalty: float
+    hoyer_penalty: float

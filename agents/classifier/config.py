@@ -41,6 +41,10 @@ class Training(Settings):
     """Shares of the epochs."""
     dropout: Share = 0.5
     """Share of activations left out, where the network has dropout."""
+    spike_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the loss of a spiking network of the spikes per neuron and decision, the mean over layers."""
+    hoyer_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the Hoyer measures of a batch of 128, summed over layers of hoyer neurons (arXiv 2212.10170: 1e-8)."""
     checkpoint_every: Positive = 200
     """Batches between checkpoints."""
 
@@ -63,8 +67,6 @@ class Reduction(Training):
     """By which logits are divided to soften them."""
     thresholds: Literal["lowered", "kept"] = "lowered"
     """Where T falls, thresholds that would silence a layer fall too (docs/deviations.md), or all stay (the paper)."""
-    spike_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Weight in the loss of the spikes per neuron and decision, the mean over layers."""
 
 
 class Pruning(Settings):

@@ -16,7 +16,7 @@ from snnrl.agents.classifier.config import Reduction, Training
 from snnrl.agents.classifier.evaluate import predictions
 from snnrl.checkpoint import flatten_optimizer, restore_optimizer
 from snnrl.envs.images import Batch, ImageSet, TrainingBatches
-from snnrl.networks import Pruned, constrain, spike_rates
+from snnrl.networks import Pruned, constrain, penalized
 from snnrl.pipeline import STOP, StageFolder
 from snnrl.precision import mixed_precision
 
@@ -135,14 +135,12 @@ class Epochs:
         network, settings = self.classifier.network, self.settings
         share = share_of_rate(settings, self.epoch, self.batch / len(self.batches))
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
-        with spike_rates(network) as rates, self._mixed_precision():
+        with penalized(network, settings) as penalty, self._mixed_precision():
             logits = self.replica(batch.images)
         loss = functional.cross_entropy(logits, batch.labels)
-        if isinstance(settings, Reduction):
-            if self.teacher is not None and settings.distillation:
-                loss = loss + settings.distillation * (self._softened(batch, logits, settings.temperature) - loss)
-            if settings.spike_penalty:
-                loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
+        if isinstance(settings, Reduction) and self.teacher is not None and settings.distillation:
+            loss = loss + settings.distillation * (self._softened(batch, logits, settings.temperature) - loss)
+        loss = penalty.add_to(loss)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

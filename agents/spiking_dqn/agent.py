@@ -26,7 +26,7 @@ from snnrl.agents.spiking_dqn.policy import (
 from snnrl.envs import AtariGame
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import quoted
-from snnrl.networks import calibrating, neurons_of, spike_rates
+from snnrl.networks import calibrating, neurons_of, penalized
 from snnrl.neurons import NEURONS
 from snnrl.precision import mixed_precision
 
@@ -60,8 +60,9 @@ class SpikingDQN(DQN):
     Added: ``T`` timesteps per decision (default 1; None trains the ordinary network), ``double_q`` (van Hasselt et al.
     2016, arXiv 1509.06461; default on), ``precision`` (``"bf16"`` multiplies in bfloat16 while it learns; weights,
     Q-values and all that is played stay float32), ``spike_penalty`` (weight in the loss of the spikes per neuron and
-    decision, the mean over layers; default 0), ``dueling`` through ``policy_kwargs``, and exploration drawn for each
-    environment by itself (SB3 draws one coin for the whole batch).
+    decision, the mean over layers; default 0), ``hoyer_penalty`` (of the Hoyer measures of a batch of 128; for
+    ``policy_kwargs=dict(neuron="hoyer")``; default 0), ``dueling`` through ``policy_kwargs``, and exploration drawn for
+    each environment by itself (SB3 draws one coin for the whole batch).
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -85,6 +86,7 @@ class SpikingDQN(DQN):
         double_q: bool = True,
         precision: str = "fp32",
         spike_penalty: float = 0.0,
+        hoyer_penalty: float = 0.0,
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -93,11 +95,13 @@ class SpikingDQN(DQN):
             raise UserError(f"the policy {policy.__name__} does not spike: derive it from SpikingDQNPolicy")
         if precision not in PRECISIONS:
             raise UserError(f"unknown precision {quoted(precision)}{did_you_mean(precision, PRECISIONS)}")
-        if spike_penalty < 0 or (spike_penalty and T is None):
-            raise UserError(f"spike_penalty={spike_penalty}: give 0 or more, and a network that spikes (T)")
+        for name, price in (("spike_penalty", spike_penalty), ("hoyer_penalty", hoyer_penalty)):
+            if price < 0 or (price and T is None):
+                raise UserError(f"{name}={price}: give 0 or more, and a network that spikes (T)")
         self.double_q = double_q
         self.precision = precision
         self.spike_penalty = spike_penalty
+        self.hoyer_penalty = hoyer_penalty
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
         self.calibrated = False
         kwargs["policy_kwargs"] = {"T": T} | (policy_kwargs or {})
@@ -138,7 +142,7 @@ class SpikingDQN(DQN):
             discounts = self.gamma if batch.discounts is None else batch.discounts
             with self.mixed_precision():
                 # first with gradients: autocast keeps the cast weights of the first forward for the others
-                with spike_rates(self.q_net) as rates:
+                with penalized(self.q_net, self) as penalty:
                     value = self.q_net(batch.observations).gather(1, batch.actions.long())
                 with torch.no_grad():
                     next_values = self.q_net_target(batch.next_observations)
@@ -146,8 +150,7 @@ class SpikingDQN(DQN):
             next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
             target = batch.rewards + (1 - batch.dones) * discounts * next_value
             loss = functional.smooth_l1_loss(value, target)
-            if self.spike_penalty:
-                loss = loss + self.spike_penalty * torch.stack([*rates.values()]).mean()
+            loss = penalty.add_to(loss)
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)

@@ -109,6 +109,7 @@ def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: Spi
         double_q=dqn.double_q,
         precision=recipe.precision,
         spike_penalty=0.0 if T is None else recipe.reduction.spike_penalty,
+        hoyer_penalty=0.0 if T is None else recipe.reduction.hoyer_penalty,
         policy_kwargs=arguments | optimizer_arguments(recipe),
         seed=seed,
         device=recipe.device,

@@ -148,6 +148,8 @@ class Reduction(Settings):
     """Larger advantages, in standard deviations of the teacher's, count by their logarithm; None: none do."""
     spike_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Weight in the loss of the spikes per neuron and decision, the mean over layers."""
+    hoyer_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the Hoyer measures of a batch of 128, summed over layers of hoyer neurons (arXiv 2212.10170: 1e-8)."""
     td: Training = Training(steps=20_000)
     """Length of a stage with loss td."""
     train_freq: Positive | None = None

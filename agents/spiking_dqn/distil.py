@@ -16,7 +16,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.checkpoint import flatten_optimizer, restore_optimizer
 from snnrl.distillation import best_linear, distillation_loss
 from snnrl.energy import LayerOperations, counting_operations
-from snnrl.networks import constrain, spike_rates
+from snnrl.networks import constrain, penalized
 from snnrl.neurons import sum_over_time
 from snnrl.pipeline import STOP, StageFolder
 
@@ -192,7 +192,7 @@ class _Distillation:
         student, settings = self.student, self.settings
         self.optimizer.param_groups[0]["lr"] = self._learning_rate()
         rows = torch.randint(len(observations), (settings.batch_size,), generator=self.generator)
-        with spike_rates(student.q_net) as rates, student.mixed_precision():
+        with penalized(student.q_net, settings) as penalty, student.mixed_precision():
             answered = student.q_net(observations[rows].to(student.device))
         loss = distillation_loss(
             answered,
@@ -200,8 +200,7 @@ class _Distillation:
             q_weight=settings.q_weight,
             linear_range=settings.linear_range,
         )
-        if settings.spike_penalty:
-            loss = loss + settings.spike_penalty * torch.stack([*rates.values()]).mean()
+        loss = penalty.add_to(loss)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

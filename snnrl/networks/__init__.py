@@ -4,6 +4,7 @@ from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier,
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
+from snnrl.networks.penalties import Prices, penalized
 from snnrl.networks.poisson import encode_by_rate
 from snnrl.networks.pruning import Pruned, prune_weights
 from snnrl.networks.resnet import resnet20
@@ -31,6 +32,7 @@ __all__ = [
     "DuelingMLP",
     "HeldDropout",
     "NetworkState",
+    "Prices",
     "Pruned",
     "SpikingNetwork",
     "View",
@@ -48,6 +50,7 @@ __all__ = [
     "nature_cnn",
     "neurons_of",
     "output_width",
+    "penalized",
     "prune_weights",
     "reset_rows",
     "resnet20",

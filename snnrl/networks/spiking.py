@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from snnrl.errors import UserError
 from snnrl.networks.layers import HeldDropout
-from snnrl.neurons import NEURONS, ExpandTime, SpikeCount, SpikingNeuron, sum_over_time
+from snnrl.neurons import NEURONS, ExpandTime, Hoyer, SpikeCount, SpikingNeuron, sum_over_time
 
 
 class NetworkState(NamedTuple):
@@ -116,6 +117,26 @@ def spike_rates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def hoyer_measures(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the Hoyer measure of each layer of that kind and timestep, by row of the batch, with its gradient.
+
+    Raises:
+        UserError: the network has no such layer.
+    """
+    measures: list[Tensor] = []
+    neurons = [neuron for neuron in neurons_of(network).values() if isinstance(neuron, Hoyer)]
+    if not neurons:
+        raise UserError("hoyer_penalty is for hoyer neurons, and the network has none: give neuron hoyer, or 0")
+    for neuron in neurons:
+        neuron.measures = measures
+    try:
+        yield measures
+    finally:
+        for neuron in neurons:
+            neuron.measures = None
 
 
 @contextmanager

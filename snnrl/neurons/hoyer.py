@@ -74,7 +74,7 @@ class Hoyer(SpikingNeuron):
         else:
             extremum = self.running_extremum
         if self.measures is not None:
-            self.measures.append(hoyer_measure(potential, self.threshold))
+            self.measures.append(hoyer_measure(potential, self.threshold) / len(potential))
         level = (self.threshold.detach() * extremum).to(potential.dtype)
         if self._maps:
             level = level.view(-1, 1, 1)

@@ -7,7 +7,8 @@ def multiplies_in_bf16(device: torch.device) -> bool:
     """Say whether products in bfloat16 are fast on a device: on a CPU without instructions for them they are not."""
     if device.type != "cpu":
         return True
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(built and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:

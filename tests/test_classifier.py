@@ -86,10 +86,12 @@ def test_evaluation_by_hand(images: ImageSet) -> None:
 
 
 def trained(
-    images: ImageSet, folder: Path, settings: Training, *, stop_at: int | None = None, teacher: Classifier | None = None
+    images: ImageSet, folder: Path, kind: str, *, stop_at: int | None = None, teacher: Classifier | None = None
 ) -> dict[str, torch.Tensor]:
     """Train a little classifier; with ``stop_at`` ask it to stop after so many reports, and return nothing."""
-    classifier = little(2 if isinstance(settings, Reduction) else None, dropout=0.2)
+    settings = SETTINGS[kind]
+    spiking = {} if kind == "ordinary" else {"T": 2, "neuron": kind}
+    classifier = little(**spiking, dropout=0.2)
     reports = 0
 
     def report(done: int, text: str) -> None:
@@ -122,19 +124,19 @@ def test_the_first_layer_of_a_deep_network_learns(images: ImageSet, tmp_path: Pa
 
 SETTINGS = {
     "ordinary": Training(epochs=3, batch_size=8, schedule="one-cycle", checkpoint_every=2),
-    "spiking": Reduction(epochs=2, batch_size=8, checkpoint_every=2, distillation=0.5, spike_penalty=0.1),
+    "lif": Reduction(epochs=2, batch_size=8, checkpoint_every=2, distillation=0.5, spike_penalty=0.1),
+    "hoyer": Reduction(epochs=2, batch_size=8, checkpoint_every=2, hoyer_penalty=1e-6),
 }
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("stop_at", [1, 2])
 def test_stopped_and_resumed_it_is_the_same(kind: str, stop_at: int, images: ImageSet, tmp_path: Path) -> None:
-    settings = SETTINGS[kind]
-    teacher = little() if kind == "spiking" else None
-    whole = trained(images, tmp_path / "whole", settings, teacher=teacher)
+    teacher = little() if kind == "lif" else None
+    whole = trained(images, tmp_path / "whole", kind, teacher=teacher)
     with pytest.raises(KeyboardInterrupt):
-        trained(images, tmp_path / "halves", settings, stop_at=stop_at, teacher=teacher)
-    halves = trained(images, tmp_path / "halves", settings, teacher=teacher)
+        trained(images, tmp_path / "halves", kind, stop_at=stop_at, teacher=teacher)
+    halves = trained(images, tmp_path / "halves", kind, teacher=teacher)
     assert whole.keys() == halves.keys()
     assert all(torch.equal(value, halves[name]) for name, value in whole.items())
     assert not torch.equal(

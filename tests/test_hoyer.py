@@ -1,5 +1,6 @@
 """Hoyer neurons: measure and extremum by hand and by finite differences, spikes, gradients, and whole networks."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from snnrl.agents.spiking_dqn import SpikingDQN
+from snnrl.agents.spiking_dqn.conversion import convert_agent
 from snnrl.conversion import convert
 from snnrl.errors import UserError
 from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of, penalized, spike_rates
 from snnrl.networks.spiking import hoyer_measures
 from snnrl.neurons import Hoyer, hoyer_extremum, hoyer_measure
+from worlds import batch_of, same, small_agent
 
 VALUES = st.lists(st.floats(-2, 4, width=32), min_size=2, max_size=12)
 
@@ -233,3 +237,53 @@ def test_the_penalty_of_other_neurons_is_refused() -> None:
 class Priced(NamedTuple):
     spike_penalty: float
     hoyer_penalty: float
+
+
+# --- agents --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy"])
+@pytest.mark.parametrize("T", [1, 2])
+def test_an_agent_learns_and_its_target_network_follows(policy: str, T: int) -> None:
+    agent = hoyer_agent(policy, T)
+    start = [neuron.running_extremum.clone() for neuron in hoyer_neurons(agent.q_net)]
+    agent.learn(60)
+    learnt, target = (
+        [neuron.running_extremum for neuron in hoyer_neurons(network)] for network in (agent.q_net, agent.q_net_target)
+    )
+    assert all(not torch.equal(one, other) for one, other in zip(start, learnt, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(learnt, target, strict=True) if one.numel() > 1)
+    agent.target_update_interval = agent._n_calls = 1
+    agent._on_step()
+    assert all(torch.equal(one, other) for one, other in zip(learnt, target, strict=True))
+
+
+def test_an_agent_is_saved_reduced_and_read_again(tmp_path: Path) -> None:
+    agent = hoyer_agent("CnnPolicy", 2).learn(40)
+    agent.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent", env=agent.env)
+    assert same(loaded.policy.state_dict(), agent.policy.state_dict())
+    assert loaded.hoyer_penalty == 1e-6
+    agent.reduce_to(1)
+    observation = batch_of(agent.observation_space)
+    values = agent.q_net(torch.as_tensor(observation)).detach()
+    agent.save(tmp_path / "one")
+    again = SpikingDQN.load(tmp_path / "one")
+    assert again.T == 1
+    assert torch.equal(again.q_net(torch.as_tensor(observation)), values)
+
+
+def test_an_ordinary_agent_is_converted(tmp_path: Path) -> None:
+    ordinary = small_agent("CnnPolicy", T=None, policy_kwargs={"neuron": "hoyer"}).learn(40)
+    images = batch_of(ordinary.observation_space, 64)
+    spiking, report = convert_agent(ordinary, images, T=1)
+    assert all(0 < neuron.running_extremum.mean() <= 1 for neuron in hoyer_neurons(spiking.q_net))
+    assert all(0 < layer.rate < 1 for layer in report.layers)
+
+
+def hoyer_agent(policy: str, T: int) -> SpikingDQN:
+    return small_agent(policy, T, policy_kwargs={"neuron": "hoyer"}, hoyer_penalty=1e-6)
+
+
+def hoyer_neurons(network: nn.Module) -> list[Hoyer]:
+    return [neuron for neuron in neurons_of(network).values() if isinstance(neuron, Hoyer)]

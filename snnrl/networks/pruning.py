@@ -16,7 +16,7 @@ def prune_weights(network: nn.Module, share: float, *, by_layer: bool) -> None:
         sizes = torch.cat([weight.abs().flatten() for weight in group])
         kept = torch.ones_like(sizes)
         kept[sizes.topk(round(share * len(sizes)), largest=False).indices] = 0
-        for weight, its in zip(group, kept.split([weight.numel() for weight in group]), strict=True):
+        for weight, its in zip(group, torch.split(kept, [weight.numel() for weight in group]), strict=True):
             weight.mul_(its.view(weight.shape))
 
 

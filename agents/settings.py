@@ -5,8 +5,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from snnrl.config import check_device
-from snnrl.errors import UserError
+from snnrl.errors import UserError, did_you_mean
+from snnrl.neurons import NEURONS
 from snnrl.reduction import MOST_STEPS, check_schedule, schedule
+
+
+def _known_neuron(name: str) -> str:
+    if name not in NEURONS:
+        raise UserError(f"unknown neuron {name!r}{did_you_mean(name, NEURONS)}")
+    return name
+
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -14,6 +22,8 @@ Percentile = Annotated[float, Field(gt=0, le=100)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, AfterValidator(check_device)]
+Neuron = Annotated[str, AfterValidator(_known_neuron)]
+"""A kind of :data:`snnrl.neurons.NEURONS`."""
 
 
 class Settings(BaseModel):

@@ -7,8 +7,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from snnrl.agents.classifier.config import Neuron
-from snnrl.agents.settings import Positive, Settings, Share, Steps
+from snnrl.agents.settings import Neuron, Positive, Settings, Share, Steps
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.config import validate
 from snnrl.envs.images import Normalization

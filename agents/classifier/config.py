@@ -4,10 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe
 
 Rate = Annotated[float, Field(gt=0)]
-Neuron = Literal["lif", "if", "hoyer", "binary"]
 
 
 class Network(Settings):
@@ -21,7 +20,8 @@ class Network(Settings):
     batch_norm: bool = True
     """Whether the ordinary network has batch-norm, which conversion folds into the weights."""
     neuron: Neuron = "lif"
-    """Leaky integrate-and-fire with a trained leak (lif), without leak (if), or 0 and 1 by sign, for T = 1 (binary)."""
+    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the currents), or
+    binary (0 and 1 by sign, for T = 1)."""
 
 
 class Training(Settings):

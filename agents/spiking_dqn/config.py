@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe
 from snnrl.envs import PROTOCOLS, AtariProtocol, games, read_protocol
 from snnrl.errors import UserError
 
@@ -48,8 +48,9 @@ class Network(Settings):
     """Subtracted from pixels between 0 and 1 before the first convolution; measured: their median in random play."""
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
-    neuron: Literal["lif", "if", "hoyer"] = "lif"
-    """Leaky integrate-and-fire with a trained leak (lif), or without leak (if)."""
+    neuron: Neuron = "lif"
+    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the currents), or
+    binary (0 and 1 by sign, for T = 1)."""
 
     @model_validator(mode="after")
     def _foldable(self) -> "Network":

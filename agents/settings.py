@@ -12,7 +12,7 @@ from snnrl.reduction import MOST_STEPS, check_schedule, schedule
 
 def _known_neuron(name: str) -> str:
     if name not in NEURONS:
-        raise UserError(f"unknown neuron {name!r}{did_you_mean(name, NEURONS)}")
+        raise UserError(f"neuron {name!r} is not known{did_you_mean(name, NEURONS)}")
     return name
 
 

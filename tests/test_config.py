@@ -81,6 +81,7 @@ def test_any_unknown_key_is_named(key: str, group: str) -> None:
         ({"env": "A", "atari": {"stack": 2}}, "protocol and atari belong to an Atari game, env is 'A'"),
         ({"env": "pong", "protocol": "v6"}, "protocol: input should be 'v4' or 'v5', not 'v6'"),
         ({"env": "pong", "atari": {"stack": 0}}, "atari.stack: input should be greater than or equal to 1, not 0"),
+        ({"env": "pong", "network": {"neuron": "hoyr"}}, "neuron 'hoyr' is not known; did you mean 'hoyer'?"),
         ({"env": "pong", "precision": "fp16"}, "precision: input should be 'fp32' or 'bf16', not 'fp16'"),
         ({"env": "A", "device": "tpu"}, "unknown device 'tpu': choose auto, cpu or cuda"),
     ],

@@ -20,8 +20,8 @@ class Network(Settings):
     batch_norm: bool = True
     """Whether the ordinary network has batch-norm, which conversion folds into the weights."""
     neuron: Neuron = "lif"
-    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the currents), or
-    binary (0 and 1 by sign, for T = 1)."""
+    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
+    currents), or binary (0 and 1 by sign, for T = 1)."""
 
 
 class Training(Settings):

@@ -49,8 +49,8 @@ class Network(Settings):
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
     neuron: Neuron = "lif"
-    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the currents), or
-    binary (0 and 1 by sign, for T = 1)."""
+    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
+    currents), or binary (0 and 1 by sign, for T = 1)."""
 
     @model_validator(mode="after")
     def _foldable(self) -> "Network":

@@ -1,9 +1,12 @@
 """Python blocks of the documentation run as they stand, each by itself; shell blocks, marked sh, are left alone."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from snnrl.neurons import NEURONS
 
 ROOT = Path(__file__).parent.parent
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -24,6 +27,16 @@ def python_blocks() -> dict[str, str]:
     return {where: code for where, (language, code) in blocks().items() if language == "python"}
 
 
+@pytest.fixture
+def table_of_neurons() -> Iterator[None]:
+    """Take out again what a block puts in."""
+    kept = dict(NEURONS)
+    yield
+    NEURONS.clear()
+    NEURONS.update(kept)
+
+
+@pytest.mark.usefixtures("table_of_neurons")
 @pytest.mark.parametrize(("where", "code"), python_blocks().items(), ids=python_blocks())
 def test_python_blocks_run(where: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

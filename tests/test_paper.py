@@ -11,6 +11,7 @@ from papers import use_tiny
 from snnrl.agents.classifier.paper import Paper, read_paper
 from snnrl.checkpoint import read_archive, write_archive
 from snnrl.cli import main
+from snnrl.report.data import layers_in_order
 
 DATA = Path(__file__).parent / "data" / "cifar10"
 
@@ -156,3 +157,8 @@ def test_mistakes(
     assert line in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_counted() -> None:
+    names = ["conv1", "conv10", "conv2", "fc1", "fc10", "fc2", "block1.conv2", "block1.conv1"]
+    assert layers_in_order(names) == ["block1.conv1", "block1.conv2", "conv1", "conv2", "conv10", "fc1", "fc2", "fc10"]

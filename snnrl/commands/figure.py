@@ -17,6 +17,7 @@ from snnrl.display import Display, print_json
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import read_json, write_atomically, write_json
 from snnrl.networks import SpikingNetwork, encode_by_rate
+from snnrl.report.data import layers_in_order
 from snnrl.tables import to_csv
 
 if TYPE_CHECKING:  # matplotlib takes its time
@@ -77,7 +78,7 @@ def rates(runs: PaperRuns, display: Display) -> Drawn:
     rows = [
         [one.name, layer, one.source[layer], one.before[layer], one.after[layer]]
         for one in handovers
-        for layer in one.source
+        for layer in layers_in_order(one.source)
     ]
     columns = ("handover", "layer", "source", "handed over", "trained")
     return Drawn(draw_rates(asked.title, handovers), columns, rows)

@@ -12,6 +12,7 @@ from snnrl.commands.paper_runs import PaperOptions, PaperRuns
 from snnrl.display import Display, print_json
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import write_atomically
+from snnrl.report.data import layers_in_order
 from snnrl.tables import to_csv
 
 Line = dict[str, Any]
@@ -59,7 +60,7 @@ def lines_of(row: Row, runs: PaperRuns) -> Iterator[Line]:
             "energy_ratio": stage.get("energy_ratio"),
             "seconds": 60 * stage["minutes"] if stage else None,
             "failed": stage.get("failed", ""),
-            "spikes_by_layer": " ".join(f"{layer} {rate:.4f}" for layer, rate in rates.items()),
+            "spikes_by_layer": " ".join(f"{layer} {rates[layer]:.4f}" for layer in layers_in_order(rates)),
         }
 
 

@@ -1,6 +1,7 @@
 """What a report is drawn from; it knows nothing of agents, so that whatever learns in stages can be reported on."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,11 @@ from snnrl.statistics import Estimate, mean_estimate
 
 Rates = Mapping[str, float]
 """Spikes per neuron and decision, summed over T, by layer."""
+
+
+def layers_in_order(names: Iterable[str]) -> list[str]:
+    """Return names of layers as they are counted, conv2 before conv10: stored results have them by the alphabet."""
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from snnrl.report.data import Rates
+from snnrl.report.data import Rates, layers_in_order
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#767676")
 """Told apart by people who see red and green alike."""
@@ -44,7 +44,7 @@ def draw_rates(title: str, handovers: Sequence[Handover]) -> Figure:
     figure.suptitle(title)
     for axes, (name, *series) in zip(np.atleast_1d(figure.subplots(len(handovers), 1)), handovers, strict=True):
         labels = (f"trained at {name.split(' to ')[0]}", "handed over, untrained", "trained")
-        layers = list(series[-1])
+        layers = layers_in_order(series[-1])
         for number, (label, rates) in enumerate(zip(labels, series, strict=True)):
             places = np.arange(len(layers)) + 0.27 * (number - 1)
             axes.bar(places, [rates[layer] for layer in layers], 0.27, label=label, color=COLOURS[number])
@@ -64,10 +64,13 @@ def draw_accuracy(title: str, ordinary: float, curves: Sequence[Curve], publishe
     for number, (name, points) in enumerate(curves):
         axes.plot(list(points), list(points.values()), "os^"[number % 3] + "-", color=COLOURS[number], label=name)
     axes.plot([point.T for point in published], [point.accuracy for point in published], "x", color=COLOURS[-1])
-    for point in published:
-        axes.annotate(
-            point.name, (point.T, point.accuracy), (3, 3), textcoords="offset points", fontsize=6, color=COLOURS[-1]
-        )
+    # numbers on the points, names beside the figure: many lie close together
+    for number, point in enumerate(published, 1):
+        offset = (4, 4) if number % 2 else (4, -10)
+        place = (point.T, point.accuracy)
+        axes.annotate(str(number), place, offset, textcoords="offset points", fontsize=7, color=COLOURS[-1])
+    names = "\n".join(f"{number}  {point.name}" for number, point in enumerate(published, 1))
+    axes.text(1.02, 1, names, transform=axes.transAxes, fontsize=7, color=COLOURS[-1], verticalalignment="top")
     axes.set_xscale("log")
     axes.set_xlabel("timesteps")
     axes.set_ylabel("accuracy, %")

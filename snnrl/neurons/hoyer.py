@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnrl.neurons.functional import Scan
-from snnrl.neurons.lif import SMALLEST_THRESHOLD
-from snnrl.neurons.neuron import SpikingNeuron, positive_percentile
+from snnrl.neurons.lif import LIF
 
 HEIGHT = 0.5
 """Of the box that stands in for the spike's derivative, 0 < z <= 2 (code of arXiv 2212.10170)."""
@@ -15,7 +14,7 @@ MOMENTUM = 0.1
 """Weight of a batch in the running extremum, as batch-norm has it (code of arXiv 2212.10170)."""
 
 
-class Hoyer(SpikingNeuron):
+class Hoyer(LIF):
     """Fires where the potential reaches the Hoyer extremum of its layer.
 
     With the clipping threshold v > 0 (trained, one number), z = U / v and z_c = min(max(z, 0), 1)::
@@ -38,9 +37,7 @@ class Hoyer(SpikingNeuron):
         encoder: bool = False,
         channels: int | None = None,
     ) -> None:
-        super().__init__(steps, encoder=encoder)
-        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
-        self.leak = nn.Parameter(torch.tensor(float(leak)))
+        super().__init__(steps, threshold, leak, encoder=encoder)
         # stable-baselines3 copies what is named running_ to its target network
         self.running_extremum: Tensor
         self.register_buffer("running_extremum", torch.ones(() if channels is None else (channels,)))
@@ -87,23 +84,9 @@ class Hoyer(SpikingNeuron):
     @torch.no_grad()
     def calibrate(self, current: Tensor, percentile: float, *, lower_only: bool = False) -> bool:
         """Set the clipping threshold to the percentile of the pre-activations, and the running extremum to theirs."""
-        value = positive_percentile(current, percentile)
-        if lower_only:
-            value = min(self.spike_value, self.spike_value if value is None else value)
-        self.threshold.fill_(1.0 if value is None else max(value, SMALLEST_THRESHOLD))
+        found = super().calibrate(current, percentile, lower_only=lower_only)
         self.running_extremum.copy_(hoyer_extremum(current, self.spike_value, self._maps))
-        return value is not None
-
-    @property
-    def spike_value(self) -> float:
-        """The clipping threshold."""
-        return float(self.threshold.detach())
-
-    @torch.no_grad()
-    def constrain(self) -> None:
-        """Clamp the leak to at most 1 and keep the threshold positive."""
-        self.leak.clamp_(max=1.0)
-        self.threshold.clamp_(min=SMALLEST_THRESHOLD)
+        return found
 
 
 def hoyer_extremum(potential: Tensor, threshold: float, maps: bool) -> Tensor:

@@ -35,8 +35,8 @@ Agent = TypeVar("Agent", bound=Decides)
 class Chain(ABC, Generic[Agent]):
     """One run of a recipe: every stage reads what the stages before it left in the run folder, and nothing else.
 
-    ``start`` is what to begin with instead of training an ordinary network, or None; with ``scratch`` the first
-    spiking network is trained from scratch.
+    ``start`` is what to begin with instead of training an ordinary network, or None. With ``scratch`` the first
+    spiking network begins with random weights; an ordinary ``start`` is then its teacher alone.
     """
 
     score: ClassVar[str]
@@ -91,8 +91,10 @@ class Chain(ABC, Generic[Agent]):
             name = f"T{self.start.T}"
             done.append(self.attempt(name, self.start.T, functools.partial(self.take_over, name)))
             steps = (self.start.T, *(T for T in steps if (self.start.T or 0) > T))
+        elif self.start is not None:
+            self.stage("ann", functools.partial(self.take_over, "ann"))
         elif not self.scratch:
-            self.stage("ann", self.train_ordinary if self.start is None else functools.partial(self.take_over, "ann"))
+            self.stage("ann", self.train_ordinary)
         while (T := next_stage(steps, done)) is not None:
             name = f"T{T}" if all(attempt.T != T for attempt in done) else f"T{T}-again"
             done.append(self.attempt(name, T, functools.partial(self.train_spiking, name, T, list(done))))

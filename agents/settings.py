@@ -43,6 +43,9 @@ class StagedRecipe(Settings):
     """How much T falls from stage to stage."""
     schedule: tuple[Steps, ...] | None = None
     """The stages' T by hand, such as 5,3,1; instead of T, reduce_to and step."""
+    neuron: Neuron = "lif"
+    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
+    currents), hoyer-fixed (it does not: the ablation), or binary (0 and 1 by sign, for T = 1)."""
     seed: Seed = 0
     """Of everything that is drawn: weights, order of the data, exploration."""
     device: Device = "auto"

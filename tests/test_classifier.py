@@ -253,7 +253,7 @@ def test_thresholds_of_another_network(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_binary_network_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--from", "scratch", "--schedule", "1", "--network.neuron", "binary"]
+    words = ["--from", "scratch", "--schedule", "1", "--neuron", "binary"]
     (stage,) = little_run(capsys, tmp_path / "run", *words)
     assert stage["T"] == 1
     assert all(0 < rate < 1 for rate in stage["spike_rate"].values())

@@ -81,7 +81,7 @@ def test_any_unknown_key_is_named(key: str, group: str) -> None:
         ({"env": "A", "atari": {"stack": 2}}, "protocol and atari belong to an Atari game, env is 'A'"),
         ({"env": "pong", "protocol": "v6"}, "protocol: input should be 'v4' or 'v5', not 'v6'"),
         ({"env": "pong", "atari": {"stack": 0}}, "atari.stack: input should be greater than or equal to 1, not 0"),
-        ({"env": "pong", "network": {"neuron": "hoyr"}}, "neuron 'hoyr' is not known; did you mean 'hoyer'?"),
+        ({"env": "pong", "neuron": "hoyr"}, "neuron 'hoyr' is not known; did you mean 'hoyer'?"),
         ({"env": "pong", "precision": "fp16"}, "precision: input should be 'fp32' or 'bf16', not 'fp16'"),
         ({"env": "A", "device": "tpu"}, "unknown device 'tpu': choose auto, cpu or cuda"),
     ],
@@ -148,7 +148,8 @@ def test_the_recipes_for_a_single_frame() -> None:
     pong = read_recipe("pong", Recipe)
     assert ours == pong.model_copy(update={"atari": ours.atari})
     assert (paper.steps, paper.reduction.loss) == ((5, 3, 1), "td")
-    assert paper.network == Network(kind="nature", features=512, bias=False, neuron="if")
+    assert paper.network == Network(kind="nature", features=512, bias=False)
+    assert paper.neuron == "if"
 
 
 @pytest.mark.parametrize(

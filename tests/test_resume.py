@@ -55,7 +55,8 @@ IMAGES_SWAPPED = """
 base: cifar10-vgg6
 schedule: [2, 1]
 precision: fp32
-network: {width: 0.25, hidden: [16], neuron: if}
+network: {width: 0.25, hidden: [16]}
+neuron: if
 ann: {epochs: 2, batch_size: 26, optimizer: Adam, schedule: steps, drops: [0.5], checkpoint_every: 4}
 conversion: {images: 64}
 reduction:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -12,16 +12,14 @@ Rate = Annotated[float, Field(gt=0)]
 class Network(Settings):
     """The classifier (arXiv 2110.05929, App. A.2.1)."""
 
-    kind: Literal["vgg6", "vgg16", "resnet20"] = "vgg6"
+    kind: Literal["vgg6", "vgg16", "resnet20", "hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20"] = "vgg6"
+    """Of arXiv 2110.05929; hoyer-: of arXiv 2212.10170, trained from scratch."""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Share of the paper's channels, and of the units of its fully connected layers."""
     hidden: tuple[Positive, ...] | None = None
     """Units of the fully connected layers before the head; None: those of the kind."""
     batch_norm: bool = True
     """Whether the ordinary network has batch-norm, which conversion folds into the weights."""
-    neuron: Neuron = "lif"
-    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
-    currents), or binary (0 and 1 by sign, for T = 1)."""
 
 
 class Training(Settings):

@@ -20,23 +20,31 @@ def convert_classifier(
     *,
     T: int,
     percentile: float = PERCENTILE,
+    neuron: str | None = None,
     dropout: float = 0.0,
     thresholds_of: Classifier | None = None,
 ) -> tuple[Classifier, ConversionReport]:
     """Return the spiking conversion and a report; normalised ``images`` ``(B, C, H, W)`` set the thresholds.
 
-    ``dropout`` is that of the spiking network, if the ordinary one has any. The classifier ``thresholds_of`` gives its
-    thresholds and leaks instead.
+    ``neuron``: of :data:`snnrl.neurons.NEURONS`, by default the kind in the ordinary one's description. ``dropout`` is
+    that of the spiking network, if the ordinary one has any. The classifier ``thresholds_of`` gives its thresholds and
+    leaks instead.
     """
+    neuron = neuron or ordinary.description.neuron
     made = convert(
         ordinary.network,
         images,
         steps=T,
         percentile=percentile,
-        neuron=ordinary.description.neuron,
+        neuron=neuron,
         thresholds_of=None if thresholds_of is None else thresholds_of.body,
     )
-    changes = {"T": T, "batch_norm": False, "dropout": dropout if ordinary.description.dropout else 0.0}
+    changes = {
+        "T": T,
+        "neuron": neuron,
+        "batch_norm": False,
+        "dropout": dropout if ordinary.description.dropout else 0.0,
+    }
     spiking = Classifier(ordinary.description.model_copy(update=changes), ordinary.device)
     spiking.body.load_state_dict(made.network.body.state_dict())
     return spiking, made.report

@@ -18,6 +18,8 @@ class Plan(Settings):
     recipe: str
     start: str = "ann"
     """ann, scratch, or RUN/STAGE."""
+    teacher: str | None = None
+    """RUN/STAGE that a network from scratch imitates."""
     thresholds_of: str | None = None
     """RUN/STAGE whose thresholds the conversion takes."""
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -25,7 +27,7 @@ class Plan(Settings):
     @property
     def needs(self) -> list[str]:
         """The runs that must be finished before this one."""
-        return [name.split("/")[0] for name in (self.start, self.thresholds_of) if name and "/" in name]
+        return [name.split("/")[0] for name in (self.start, self.teacher, self.thresholds_of) if name and "/" in name]
 
 
 class Row(Settings):

@@ -64,10 +64,10 @@ class ImageJob(Chain[Classifier]):
         if before is not None:
             classifier = self.load(best_attempt(done, before.T).name)
             self.reduce(classifier, T)
-        elif "ann" in self.results:
-            classifier = self.converted(name, T, result)
-        else:
+        elif self.scratch:
             classifier = self.from_scratch(name, T)
+        else:
+            classifier = self.converted(name, T, result)
         result["before"] = self.before(classifier)
         teacher = self.load("ann") if "ann" in self.results else None
         training = self.recipe.ann if teacher is None and before is None else self.recipe.reduction
@@ -110,8 +110,8 @@ class ImageJob(Chain[Classifier]):
             images=recipe.images,
             width=recipe.network.width,
             hidden=recipe.network.hidden,
-            batch_norm=recipe.network.batch_norm and (T is None or recipe.network.neuron == "binary"),
-            neuron=recipe.network.neuron,
+            batch_norm=recipe.network.batch_norm,
+            neuron=recipe.neuron,
             dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
             T=T,
         )
@@ -125,6 +125,7 @@ class ImageJob(Chain[Classifier]):
             self.calibration(ordinary),
             T=T,
             percentile=self.recipe.conversion.percentile,
+            neuron=self.recipe.neuron,
             dropout=self.recipe.reduction.dropout,
             thresholds_of=self.thresholds_of,
         )
@@ -136,7 +137,7 @@ class ImageJob(Chain[Classifier]):
     def from_scratch(self, name: str, T: int) -> Classifier:
         """Return a spiking classifier with random weights, whose thresholds let its layers fire."""
         classifier = self.untrained(name, T)
-        with calibrating(classifier.network, self.recipe.conversion.percentile):
+        with calibrating(classifier.network.train(), self.recipe.conversion.percentile):
             classifier.network(self.calibration(classifier))
         return classifier
 

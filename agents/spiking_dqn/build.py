@@ -77,17 +77,30 @@ def channels_first(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     return TransformObservation(env, VecTransposeImage.transpose_image, transposed)
 
 
-def build_agent(recipe: Recipe, T: int | None, env: VecEnv, seed: int, like: SpikingDQN | None = None) -> SpikingDQN:
+def build_agent(
+    recipe: Recipe,
+    T: int | None,
+    env: VecEnv,
+    seed: int,
+    like: SpikingDQN | None = None,
+    *,
+    scratch: bool = False,
+) -> SpikingDQN:
     """Return an untrained agent: spiking at ``T`` timesteps, or ordinary with None.
 
-    Its network is the recipe's, or that of the agent that it is to be ``like``.
+    Its network is the recipe's, or that of the agent that it is to be ``like``, whose kind of neuron it has if that
+    one spikes. A spiking network has batch-norm only from ``scratch``: conversion folds it.
     """
     dqn = recipe.dqn
     if like is None:
         policy: Any = "MlpPolicy" if recipe.network.kind == "mlp" else "CnnPolicy"
         arguments = policy_arguments(recipe, T)
+    elif like.T is not None:
+        policy, arguments = like.policy_class, like.policy_kwargs | {"T": T}
     else:
-        policy, arguments = like.policy_class, without_batch_norm(like.policy_kwargs | {"T": T})
+        policy, arguments = like.policy_class, like.policy_kwargs | {"T": T, "neuron": recipe.neuron}
+    if T is not None and not scratch and (like is None or like.T is None):
+        arguments = without_batch_norm(arguments)
     if T is not None and recipe.reduction.view != "grey":
         arguments = _with_view(arguments, recipe, policy)
     agent = SpikingDQN(
@@ -176,7 +189,7 @@ def policy_arguments(recipe: Recipe, T: int | None) -> dict[str, Any]:
     network = recipe.network
     arguments: dict[str, Any] = {
         "T": T,
-        "neuron": network.neuron,
+        "neuron": recipe.neuron,
         "dueling": network.dueling,
         "bias": network.bias,
         "net_arch": list(network.net_arch),
@@ -188,4 +201,4 @@ def policy_arguments(recipe: Recipe, T: int | None) -> dict[str, Any]:
             "batch_norm": network.batch_norm,
             "background": background(recipe) if network.background == "measured" else network.background,
         }
-    return arguments if T is None else without_batch_norm(arguments)
+    return arguments

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
 from snnrl.envs import PROTOCOLS, AtariProtocol, games, read_protocol
 from snnrl.errors import UserError
 
@@ -33,9 +33,11 @@ else:
 class Network(Settings):
     """The Q-network."""
 
-    kind: Literal["mlp", "small", "nature", "vgg6", "vgg16", "resnet20"] = "mlp"
-    """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature), or those
-    for images of arXiv 2110.05929 (vgg6, vgg16, resnet20)."""
+    kind: Literal[
+        "mlp", "small", "nature", "vgg6", "vgg16", "resnet20", "hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20"
+    ] = "mlp"
+    """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature), those for
+    images of arXiv 2110.05929 (vgg6, vgg16, resnet20), or those of arXiv 2212.10170 (hoyer-, from scratch alone)."""
     features: Annotated[int, Field(ge=0)] = 128
     """Width of the fully connected layer after the convolutions; 0 leaves it out."""
     net_arch: tuple[Positive, ...] = ()
@@ -48,9 +50,6 @@ class Network(Settings):
     """Subtracted from pixels between 0 and 1 before the first convolution; measured: their median in random play."""
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
-    neuron: Neuron = "lif"
-    """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
-    currents), or binary (0 and 1 by sign, for T = 1)."""
 
     @model_validator(mode="after")
     def _foldable(self) -> "Network":

@@ -24,11 +24,17 @@ FITTED = 128
 
 
 def convert_agent(
-    agent: DQN, observations: np.ndarray[Any, Any], *, T: int, percentile: float = PERCENTILE
+    agent: DQN,
+    observations: np.ndarray[Any, Any],
+    *,
+    T: int,
+    percentile: float = PERCENTILE,
+    neuron: str | None = None,
 ) -> tuple[SpikingDQN, ConversionReport]:
     """Return a spiking copy of a trained DQN agent, SB3's own or an ordinary :class:`SpikingDQN`, and a report.
 
-    ``observations`` ``(B, ...)``, as the environment returns them, set the thresholds (see :func:`snnrl.convert`).
+    ``observations`` ``(B, ...)``, as the environment returns them, set the thresholds (see :func:`snnrl.convert`);
+    ``neuron``: of :data:`snnrl.neurons.NEURONS`, by default the kind that the agent's ``policy_kwargs`` name.
 
     Raises:
         UserError: the agent spikes already, or its network holds something that cannot.
@@ -40,10 +46,11 @@ def convert_agent(
     if not isinstance(extractor, SlottedExtractor | FlattenExtractor):
         name = type(extractor).__name__
         raise UserError(f"the extractor {name} cannot be converted: derive it from SlottedExtractor")
+    neuron = neuron or ordinary.q_net.neuron
     tensor, _ = ordinary.policy.obs_to_tensor(observations)
     inputs = preprocess_obs(tensor, ordinary.observation_space, ordinary.policy.normalize_images)
-    conversion = convert(_Body(ordinary.q_net), inputs, steps=T, percentile=percentile, neuron=ordinary.q_net.neuron)
-    spiking = remake(ordinary, T)
+    conversion = convert(_Body(ordinary.q_net), inputs, steps=T, percentile=percentile, neuron=neuron)
+    spiking = remake(ordinary, T, neuron)
     load_weights(spiking, conversion.network.body.state_dict())
     return spiking, conversion.report
 
@@ -72,10 +79,11 @@ def adopt(agent: DQN) -> SpikingDQN:
     return ordinary
 
 
-def remake(agent: SpikingDQN, T: int) -> SpikingDQN:
+def remake(agent: SpikingDQN, T: int, neuron: str) -> SpikingDQN:
     """Return a new, untrained agent with the same settings and environment, spiking at ``T`` timesteps."""
     new = SpikingDQN(type(agent.policy), agent.env, device=agent.device, _init_setup_model=False)
-    new.__dict__.update(settings_of(agent) | {"policy_kwargs": without_batch_norm(agent.policy_kwargs | {"T": T})})
+    kwargs = without_batch_norm(agent.policy_kwargs | {"T": T, "neuron": neuron})
+    new.__dict__.update(settings_of(agent) | {"policy_kwargs": kwargs})
     new._setup_model()
     return new
 

@@ -24,7 +24,7 @@ from snnrl.runs import RunFolder
 
 
 class Job(Chain[SpikingDQN]):
-    """One run of a recipe for DQN agents; see :class:`Chain`. From scratch the first one learns by TD."""
+    """One run of a recipe for DQN agents; see :class:`Chain`. From scratch without a teacher the first learns by TD."""
 
     score = "reward"
 
@@ -104,7 +104,7 @@ class Job(Chain[SpikingDQN]):
     def starts(
         self, student: SpikingDQN, name: str, done: list[Attempt], before: Attempt | None, result: Result
     ) -> dict[str, Weights]:
-        """Return the weights that a stage can begin with: handed over from the stage before, or newly converted.
+        """Return the weights that a stage can begin with: handed over, newly converted, or random.
 
         The first one is the paper's way; only distillation tries the others as well.
         """
@@ -114,11 +114,15 @@ class Job(Chain[SpikingDQN]):
             previous = self.load(best_attempt(done, before.T).name)
             self.reduce(previous, T)
             found["handed over"] = previous.q_net.state_dict()
-        if "ann" in self.results and (before is None or self.recipe.reduction.loss == "distill"):
+        elif self.scratch and "ann" in self.results:
+            found["random weights"] = self.from_scratch(student)
+        if "ann" in self.results and not self.scratch and (before is None or self.recipe.reduction.loss == "distill"):
             ordinary = self.load("ann")
             observations = calibration_play(ordinary, self.recipe, T)
             for percentile in self.percentiles:
-                converted, report = convert_agent(ordinary, observations.numpy(), T=T, percentile=percentile)
+                converted, report = convert_agent(
+                    ordinary, observations.numpy(), T=T, percentile=percentile, neuron=student.q_net.neuron
+                )
                 sees_planes = self.recipe.reduction.view != "grey"
                 weights = through_view(converted, student, observations) if sees_planes else None
                 found[f"converted at the {percentile:g}th percentile"] = weights or converted.q_net.state_dict()
@@ -126,6 +130,14 @@ class Job(Chain[SpikingDQN]):
                     result["conversion"] = report.as_dict()
                     self.say_conversion(name, report)
         return found
+
+    @torch.no_grad()
+    def from_scratch(self, student: SpikingDQN) -> Weights:
+        """Return random weights with thresholds that let the layers fire on the teacher's play."""
+        play = calibration_play(self.load("ann"), self.recipe, student.T or 1).to(student.device)
+        with calibrating(student.q_net.train(), self.recipe.conversion.percentile):
+            student.q_net(play)
+        return copy.deepcopy(student.q_net.state_dict())
 
     @property
     def percentiles(self) -> tuple[float, ...]:
@@ -191,7 +203,7 @@ class Job(Chain[SpikingDQN]):
         """Return an untrained agent for a stage: to be trained from scratch (``fresh``), or to go on from another."""
         seed = self.seed(name)
         recipe = self.recipe if fresh else fine_tuning(self.recipe)
-        agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=self.start)
+        agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=self.start, scratch=self.scratch)
         agent.set_logger(self.logger(name))
         return agent
 

@@ -61,7 +61,7 @@ def convert(arguments: Sequence[str]) -> int:
     settings = {field: getattr(options, field) for field in Recipe.model_fields}
     recipe = Recipe(**settings | env_settings(opened.env_id, opened.env_kwargs))
     run = RunFolder(options.run or options.out.with_suffix(""))
-    summary, code = run_job(recipe, run, name, opened.agent, scratch=False, quiet=options.as_json)
+    summary, code = run_job(recipe, run, {"from": Path(name).name}, opened.agent, scratch=False, quiet=options.as_json)
     *others, last = summary["stages"]
     write_atomically(options.out, (run.path / last["agent"]).read_bytes())
     for stage in others:

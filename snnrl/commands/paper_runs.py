@@ -64,7 +64,10 @@ class PaperRuns:
             start = plan.start if "/" not in plan.start else str(self.stage(plan.start))
             thresholds_of = None if plan.thresholds_of is None else self.stage(plan.thresholds_of)
             display.say(f"run {name}")
-            train_run(recipe, images, self.run(name), start, thresholds_of, display.quiet)
+            teacher = None if plan.teacher is None else self.stage(plan.teacher)
+            train_run(
+                recipe, images, self.run(name), start, display.quiet, teacher=teacher, thresholds_of=thresholds_of
+            )
         if missing and not any(self.run(name).finished for name in names):
             raise next(iter(missing.values()))
         for error in missing.values():

@@ -59,6 +59,7 @@ def command_line(config: Mapping[str, Any], folder: Path) -> str:
     else:
         data = ["--data", "DIR"] if of_images(config) else []
         begin = [] if start == "ann" and "weights" not in config else ["--from", start]
+        taught = ["--teacher", config["teacher"]] if "teacher" in config else []
         given = ["--thresholds-of", "FILE.zip"] if "thresholds_of" in config else []
-        words = ["snnrl", "train", name, *data, *seed, *begin, *given]
+        words = ["snnrl", "train", name, *data, *seed, *begin, *taught, *given]
     return shlex.join([*words, *_changes(config, name), "--run", f"runs/{folder.name}"])

@@ -55,6 +55,19 @@ def run_chain(
     return summary, 0 if summary["gate_met"] else 3
 
 
+def beginning(start: str, teacher: str | None) -> str | None:
+    """Return the network that a run begins with, or is taught by, as ``--from`` and ``--teacher`` name it, or None.
+
+    Raises:
+        UserError: there is a teacher, but the run does not begin from scratch.
+    """
+    if teacher is not None and start != "scratch":
+        raise UserError(
+            "--teacher is for --from scratch: without it the ordinary network that a run begins with teaches"
+        )
+    return teacher if start == "scratch" else None if start == "ann" else start
+
+
 @contextmanager
 def saving_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""

@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import run_chain
+from snnrl.commands.running import beginning, run_chain
 from snnrl.commands.train_images import train_images
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
@@ -31,6 +31,8 @@ class TrainOptions(Recipe):
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
     """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with (of a run
     folder the last one; T5.zip in it is another)."""
+    teacher: str | None = None
+    """An ordinary agent that a network from scratch imitates; None: it learns from rewards alone."""
     run: Path | None = None
     """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -49,11 +51,16 @@ def train(arguments: Sequence[str]) -> int:
         )
     options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
-    start, scratch = None, options.start == "scratch"
-    if options.start not in ("ann", "scratch"):
-        start = open_agent(options.start, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
+    origin = beginning(options.start, options.teacher)
+    start = None
+    if origin is not None:
+        start = open_agent(origin, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
+    scratch = options.start == "scratch"
+    if scratch and start is not None and start.T is not None:
+        raise UserError(f"--teacher {origin} spikes: give an ordinary agent, such as ann.zip in its run folder")
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    summary, code = run_job(recipe, run, options.start, start, scratch, options.as_json)
+    named = {"from": Path(options.start).name} | ({"teacher": Path(options.teacher).name} if options.teacher else {})
+    summary, code = run_job(recipe, run, named, start, scratch, options.as_json)
     if options.as_json:
         print_json(summary)
     return code
@@ -73,13 +80,16 @@ def _recipe(name: str) -> Recipe:
 
 
 def run_job(
-    recipe: Recipe, run: RunFolder, origin: str, start: SpikingDQN | None, scratch: bool, quiet: bool
+    recipe: Recipe, run: RunFolder, named: Mapping[str, str], start: SpikingDQN | None, scratch: bool, quiet: bool
 ) -> tuple[dict[str, Any], int]:
-    """Run or take up a job, show its table, and return the summary and the exit code."""
-    check(recipe, start)
+    """Run or take up a job, show its table, and return the summary and the exit code.
+
+    ``named``: what the run begins with, for its configuration.
+    """
+    check(recipe, start, scratch)
     if not run.finished:
         check_disk(recipe, run, start)
-    config = {**recipe.model_dump(mode="json"), "from": Path(origin).name}
+    config = {**recipe.model_dump(mode="json"), **named}
     if start is not None:
         config["weights"] = fingerprint(start.q_net.state_dict())
     return run_chain(
@@ -87,7 +97,7 @@ def run_job(
     )
 
 
-def check(recipe: Recipe, start: SpikingDQN | None) -> None:
+def check(recipe: Recipe, start: SpikingDQN | None, scratch: bool = False) -> None:
     """Build the first spiking agent, so that a recipe that cannot work is refused before anything is written.
 
     Raises:
@@ -99,7 +109,7 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
     envs = training_envs(trial, trial.seed, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing spikes")
-        agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start)
+        agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start, scratch=scratch)
     envs.close()
     if start is not None and start.T is not None and recipe.steps[-1] >= start.T:
         raise UserError(

@@ -16,12 +16,12 @@ from snnrl.agents.classifier.stages import ImageJob
 from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import run_chain, saving_on_interrupt
+from snnrl.commands.running import beginning, run_chain, saving_on_interrupt
 from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
-from snnrl.networks import classifier
+from snnrl.networks import FROM_SCRATCH, classifier
 from snnrl.runs import RunFolder
 
 
@@ -32,6 +32,8 @@ class TrainImagesOptions(ImageRecipe):
     """Folder of the images; nothing is downloaded."""
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
     """ann: train the ordinary network first; scratch: train at T from scratch; or the file of a classifier."""
+    teacher: Path | None = None
+    """File of an ordinary classifier that a network from scratch imitates; None: it learns from labels alone."""
     thresholds_of: Path | None = None
     """File of a spiking classifier whose thresholds and leaks the conversion takes, instead of a percentile."""
     run: Path | None = None
@@ -56,7 +58,15 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
             follow(images, recipe.device)
         return 0
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    summary, code = train_run(recipe, images, run, options.start, options.thresholds_of, options.as_json)
+    summary, code = train_run(
+        recipe,
+        images,
+        run,
+        options.start,
+        options.as_json,
+        teacher=options.teacher,
+        thresholds_of=options.thresholds_of,
+    )
     processes.tell(None)
     if options.as_json:
         print_json(summary)
@@ -64,15 +74,28 @@ def train_images(name: str, arguments: Sequence[str]) -> int:
 
 
 def train_run(
-    recipe: ImageRecipe, images: ImageSet, run: RunFolder, begin: str, thresholds_of: Path | None, quiet: bool
+    recipe: ImageRecipe,
+    images: ImageSet,
+    run: RunFolder,
+    begin: str,
+    quiet: bool,
+    *,
+    teacher: Path | None = None,
+    thresholds_of: Path | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Run or take up the stages of a recipe, beginning as ``--from`` says; return the summary and the exit code.
 
     Raises:
-        UserError: the images do not fit the classifier to begin with, or the folder belongs to another run.
+        UserError: the images do not fit the classifier to begin with, that classifier cannot teach, the network cannot
+            be converted, or the folder belongs to another run.
     """
     scratch = begin == "scratch"
-    start = None if scratch or begin == "ann" else Classifier.load(Path(begin), recipe.device)
+    origin = beginning(begin, None if teacher is None else str(teacher))
+    start = None if origin is None else Classifier.load(Path(origin), recipe.device)
+    if scratch and start is not None and start.T is not None:
+        raise UserError(f"--teacher {teacher} spikes: give an ordinary classifier, such as ann.zip in its run folder")
+    if recipe.network.kind in FROM_SCRATCH and not scratch:
+        raise UserError(f"{recipe.network.kind} is trained at one timestep, not converted: give --from scratch")
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
     check(start, images, recipe)
     if given is not None and given.T is None:
@@ -80,6 +103,8 @@ def train_run(
     config = {**recipe.model_dump(mode="json"), "from": Path(begin).name, "data": images.fingerprint()}
     if start is not None:
         config["weights"] = fingerprint(start.body.state_dict())
+    if teacher is not None:
+        config["teacher"] = teacher.name
     if given is not None:
         config["thresholds_of"] = fingerprint(given.body.state_dict())
 

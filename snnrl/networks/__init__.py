@@ -1,13 +1,14 @@
 """Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
 
-from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier, convolutional
+from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, FROM_SCRATCH, classifier, convolutional
+from snnrl.networks.folding import Comparison, folded
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.penalties import Prices, penalized
 from snnrl.networks.poisson import encode_by_rate
 from snnrl.networks.pruning import Pruned, prune_weights
-from snnrl.networks.resnet import resnet20
+from snnrl.networks.resnet import hoyer_resnet20, resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.spiking import (
     NetworkState,
@@ -28,7 +29,9 @@ from snnrl.networks.views import VIEWS, View
 __all__ = [
     "CLASSIFIERS",
     "CONVOLUTIONAL",
+    "FROM_SCRATCH",
     "VIEWS",
+    "Comparison",
     "DuelingMLP",
     "HeldDropout",
     "NetworkState",
@@ -46,6 +49,8 @@ __all__ = [
     "convolutional",
     "encode_by_rate",
     "fill_slots",
+    "folded",
+    "hoyer_resnet20",
     "mlp",
     "nature_cnn",
     "neurons_of",

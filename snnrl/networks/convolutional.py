@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from snnrl.errors import UserError, did_you_mean
 from snnrl.networks.layers import output_width, share_of
 from snnrl.networks.mlp import mlp
 from snnrl.networks.nature_cnn import nature_cnn
-from snnrl.networks.resnet import resnet20
+from snnrl.networks.resnet import hoyer_resnet20, resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.vgg import vgg6, vgg16
 
@@ -20,9 +21,21 @@ CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "vgg6": vgg6,
     "vgg16": vgg16,
     "resnet20": resnet20,
+    "hoyer-vgg6": partial(vgg6, pool_first=True),
+    "hoyer-vgg16": partial(vgg16, pool_first=True),
+    "hoyer-resnet20": hoyer_resnet20,
 }
-CLASSIFIERS: dict[str, tuple[int, ...]] = {"vgg6": (4096, 4096), "vgg16": (4096, 4096), "resnet20": ()}
-"""Networks of arXiv 2110.05929 for images, and the widths of their hidden fully connected layers."""
+CLASSIFIERS: dict[str, tuple[int, ...]] = {
+    "vgg6": (4096, 4096),
+    "vgg16": (4096, 4096),
+    "resnet20": (),
+    "hoyer-vgg6": (4096, 4096),
+    "hoyer-vgg16": (4096, 4096),
+    "hoyer-resnet20": (),
+}
+"""Networks of arXiv 2110.05929 and 2212.10170 for images, and the widths of their hidden fully connected layers."""
+FROM_SCRATCH = {kind for kind in CONVOLUTIONAL if kind.startswith("hoyer-")}
+"""Kinds that are trained at one timestep from scratch: batch-norm behind pooling cannot be folded by a conversion."""
 
 
 def convolutional(kind: str, image_shape: tuple[int, int, int], features: int, **options: Any) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Blocks with an activation slot: a weighted layer, batch-norm if asked for, and ``act``, which a neuron can fill."""
+"""Blocks with an activation slot: a weighted layer, perhaps pooling and batch-norm, and ``act`` for a neuron."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,16 @@ from snnrl.errors import UserError
 
 
 def block(
-    weights: nn.Module, norm: nn.Module | None = None, activation: type[nn.Module] | None = nn.ReLU
+    weights: nn.Module,
+    norm: nn.Module | None = None,
+    activation: type[nn.Module] | None = nn.ReLU,
+    *,
+    pool: nn.Module | None = None,
 ) -> nn.Sequential:
-    """Return ``weights -> [norm] -> [act]`` as named parts, so that folding the norm away renames nothing."""
+    """Return ``weights -> [pool] -> [norm] -> [act]`` as named parts, so that folding the norm away renames nothing."""
     parts = OrderedDict(weights=weights)
+    if pool is not None:
+        parts["pool"] = pool
     if norm is not None:
         parts["norm"] = norm
     if activation is not None:

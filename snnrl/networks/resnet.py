@@ -1,5 +1,6 @@
-"""ResNet20 for spikes: three plain layers, then basic blocks whose sums are currents (arXiv 2110.05929, App. A.2.1)."""
+"""ResNet20 whose shortcuts carry spikes (arXiv 2110.05929, App. A.2.1), or currents (2212.10170)."""
 
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
@@ -34,6 +35,64 @@ def resnet20(
         stride = 1 if before == channels else 2
         parts[f"block{number}"] = BasicBlock(narrow, wide, stride, batch_norm=batch_norm, dropout=dropout)
     return with_features(parts, observation_shape, features)
+
+
+def hoyer_resnet20(
+    observation_shape: tuple[int, int, int],
+    features: int = 512,
+    *,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    width: float = 1.0,
+) -> nn.Sequential:
+    """Return ResNet20 with one shortcut for each convolution, on currents (arXiv 2212.10170): ``(B, features)``.
+
+    Three convolutions and a maximum over 3x3, sixteen blocks, the mean of each map, neurons, and ``fc1`` unless
+    ``features`` is 0. ``width``: the share of the paper's channels.
+    """
+    channels = share_of(STEM[0], width)
+    parts = plain_layers(observation_shape[0], (STEM[0], STEM[0]), batch_norm=batch_norm, dropout=dropout, width=width)
+    weights, norm = convolution(channels, channels, 3, batch_norm=batch_norm)
+    parts["conv3"] = block(weights, norm, activation=None, pool=nn.MaxPool2d(3, 2, 1))
+    for number, planned in enumerate((planned for planned in BLOCKS for _ in range(2)), 1):
+        before, channels = channels, share_of(planned, width)
+        parts[f"block{number}"] = CurrentBlock(before, channels, batch_norm=batch_norm, dropout=dropout)
+    parts["mean"] = nn.AdaptiveAvgPool2d(1)
+    parts["flatten"] = nn.Flatten()
+    parts["maps"] = block(nn.Identity())
+    return with_features(parts, observation_shape, features)
+
+
+class CurrentBlock(nn.Module):
+    """Neurons and a convolution, whose current is added to that in front of the neurons: x + conv(spikes of x).
+
+    Where there are more channels than before, the convolution has stride 2, and the shortcut is the maximum over 2x2,
+    batch-norm, neurons and a convolution of 1x1.
+    """
+
+    def __init__(self, channels: int, width: int, *, batch_norm: bool, dropout: float) -> None:
+        super().__init__()
+        stride = 1 if channels == width else 2
+        self.act = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.conv = block(*convolution(channels, width, 3, stride, batch_norm=batch_norm), activation=None)
+        self.shortcut: nn.Module = CurrentShortcut()
+        if stride > 1:
+            parts: OrderedDict[str, nn.Module] = OrderedDict(pool=nn.MaxPool2d(2, ceil_mode=True))
+            if batch_norm:
+                parts["norm"] = nn.BatchNorm2d(channels)
+            parts |= OrderedDict(act=nn.ReLU(), weights=nn.Conv2d(channels, width, 1, bias=not batch_norm))
+            self.shortcut = nn.Sequential(parts)
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Return currents ``(B, width, H / stride, W / stride)``."""
+        # the neurons first: operations are counted in the order of the forward, and they belong to the layer before
+        convolved: Tensor = self.conv(self.dropout(self.act(currents)))
+        return convolved + self.shortcut(currents)
+
+
+class CurrentShortcut(nn.Identity):
+    """The input itself, a current: an addition for each element."""
 
 
 class BasicBlock(nn.Module):
@@ -75,8 +134,8 @@ class IdentityShortcut(nn.Module):
         return inputs * self.weight
 
 
-@counts(IdentityShortcut)
-def count_shortcut(count: Count, name: str, shortcut: IdentityShortcut, values: Tensor, output: Tensor) -> None:
+@counts(IdentityShortcut, CurrentShortcut)
+def count_shortcut(count: Count, name: str, shortcut: nn.Module, values: Tensor, output: Tensor) -> None:
     """An addition for each element and pass, in the ordinary network as in the spiking one."""
     spiking, events = count_events(count, values)
     count.layers.append(

@@ -43,10 +43,22 @@ def fill_slots(network: nn.Module, neuron: str, steps: int, *, encoder: bool) ->
 
 
 def channels_in_front(network: nn.Module, slot: str) -> int | None:
-    """Return how many maps the convolution in front of an activation slot makes; None for a linear layer."""
-    block = network.get_submodule(slot.rpartition(".")[0])
-    layers = [module for module in block.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    return layers[-1].out_channels if layers and isinstance(layers[-1], nn.Conv2d) else None
+    """Return how many maps an activation slot sees; None behind a linear layer, or where there are no convolutions.
+
+    Where its block begins with it, these are the maps that its convolution takes.
+    """
+    parent, _, name = slot.rpartition(".")
+    seen: nn.Conv2d | nn.Linear | None = None
+    behind = False
+    for child_name, child in network.get_submodule(parent).named_children():
+        behind = behind or child_name == name
+        for layer in child.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                if behind and seen is None:
+                    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
+                if not behind:
+                    seen = layer
+    return seen.out_channels if isinstance(seen, nn.Conv2d) else None
 
 
 @contextmanager

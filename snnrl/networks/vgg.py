@@ -1,4 +1,4 @@
-"""VGG6 and VGG16 with average pooling and dropout in place of max-pooling (arXiv 2110.05929, App. A.2.1)."""
+"""VGG6 and VGG16: average pooling of spikes (arXiv 2110.05929, App. A.2.1), or maxima of currents (2212.10170)."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from torch import nn
 
 from snnrl.networks.layers import block, share_of, with_features
 
-POOL = "A"
-"""Averages of 2x2."""
+POOL = "P"
+"""Pooling over 2x2."""
 
 VGG6 = (64, POOL, 128, 128, POOL)
 VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512)
@@ -55,10 +55,13 @@ def plain_layers(
     batch_norm: bool = False,
     dropout: float = 0.0,
     width: float = 1.0,
+    pool_first: bool = False,
 ) -> OrderedDict[str, nn.Module]:
     """Return the convolutions of these channels, 3x3, with average pooling where the plan has ``POOL``.
 
-    Dropout follows every activation that no pooling follows. ``width``: the share of the plan's channels.
+    With ``pool_first`` the maxima of the currents are taken there, before batch-norm and activation, so that spikes are
+    never averaged (arXiv 2212.10170). Dropout follows every activation that no average follows. ``width``: the share of
+    the plan's channels.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     number = pools = 0
@@ -66,10 +69,11 @@ def plain_layers(
         if isinstance(planned, int):
             number += 1
             before, channels = channels, share_of(planned, width)
-            parts[f"conv{number}"] = block(*convolution(before, channels, 3, batch_norm=batch_norm))
-            if dropout and following != POOL:
+            pool = nn.MaxPool2d(2) if pool_first and following == POOL else None
+            parts[f"conv{number}"] = block(*convolution(before, channels, 3, batch_norm=batch_norm), pool=pool)
+            if dropout and (pool_first or following != POOL):
                 parts[f"dropout{number}"] = nn.Dropout(dropout)
-        else:
+        elif not pool_first:
             pools += 1
             parts[f"pool{pools}"] = nn.AvgPool2d(2)
     return parts

@@ -2,13 +2,19 @@
 
 from snnrl.neurons.binary import Binary
 from snnrl.neurons.functional import Scan, fire, lif_scan
-from snnrl.neurons.hoyer import Hoyer, hoyer_extremum, hoyer_measure
+from snnrl.neurons.hoyer import FixedHoyer, Hoyer, hoyer_extremum, hoyer_measure
 from snnrl.neurons.lif import IF, LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
 from snnrl.neurons.surrogate import GAMMA, linear_surrogate
 
-NEURONS: dict[str, type[SpikingNeuron]] = {"lif": LIF, "if": IF, "binary": Binary, "hoyer": Hoyer}
+NEURONS: dict[str, type[SpikingNeuron]] = {
+    "lif": LIF,
+    "if": IF,
+    "binary": Binary,
+    "hoyer": Hoyer,
+    "hoyer-fixed": FixedHoyer,
+}
 
 __all__ = [
     "GAMMA",
@@ -17,6 +23,7 @@ __all__ = [
     "NEURONS",
     "Binary",
     "ExpandTime",
+    "FixedHoyer",
     "Hoyer",
     "Scan",
     "SpikeCount",

@@ -40,6 +40,11 @@ class Binary(SpikingNeuron):
         """One: there is no threshold that it could stand for."""
         return 1.0
 
+    @property
+    def level(self) -> Tensor:
+        """The number that follows zero."""
+        return torch.nextafter(torch.zeros(()), torch.ones(()))
+
     def constrain(self) -> None:
         """Do nothing: there are no parameters."""
 

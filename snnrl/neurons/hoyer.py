@@ -62,11 +62,16 @@ class Hoyer(LIF):
             spikes.append(fired)
         return Scan(torch.stack(spikes), None if membrane is None else membrane.detach())
 
+    @property
+    def level(self) -> Tensor:
+        """v times the running extremum."""
+        return self.threshold.detach() * self.running_extremum
+
     def _fire(self, potential: Tensor) -> tuple[Tensor, Tensor]:
         """Return spikes, and the potential v * E at which neurons fire."""
         if self.training:
+            extremum = self.extremum(potential)
             with torch.no_grad():
-                extremum = hoyer_extremum(potential, self.spike_value, self._maps)
                 self.running_extremum.lerp_(extremum, MOMENTUM)
         else:
             extremum = self.running_extremum
@@ -77,6 +82,11 @@ class Hoyer(LIF):
             level = level.view(-1, 1, 1)
         return _Fire.apply(potential, self.threshold, level), level  # type: ignore[no-untyped-call]
 
+    @torch.no_grad()
+    def extremum(self, potential: Tensor) -> Tensor:
+        """Return E of a batch of potentials."""
+        return hoyer_extremum(potential, self.spike_value, self._maps)
+
     @property
     def _maps(self) -> bool:
         return self.running_extremum.dim() > 0
@@ -85,8 +95,16 @@ class Hoyer(LIF):
     def calibrate(self, current: Tensor, percentile: float, *, lower_only: bool = False) -> bool:
         """Set the clipping threshold to the percentile of the pre-activations, and the running extremum to theirs."""
         found = super().calibrate(current, percentile, lower_only=lower_only)
-        self.running_extremum.copy_(hoyer_extremum(current, self.spike_value, self._maps))
+        self.running_extremum.copy_(self.extremum(current))
         return found
+
+
+class FixedHoyer(Hoyer):
+    """Hoyer neurons without their extremum, E = 1: they fire at the trained threshold (ablation)."""
+
+    def extremum(self, potential: Tensor) -> Tensor:
+        """Return 1."""
+        return torch.ones_like(self.running_extremum)
 
 
 def hoyer_extremum(potential: Tensor, threshold: float, maps: bool) -> Tensor:

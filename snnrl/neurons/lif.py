@@ -45,6 +45,12 @@ class LIF(SpikingNeuron):
         """The threshold: the soft reset takes this much off the potential."""
         return float(self.threshold.detach())
 
+    @property
+    def level(self) -> Tensor:
+        """The number that follows the threshold."""
+        threshold = self.threshold.detach()
+        return torch.nextafter(threshold, torch.full_like(threshold, torch.inf))
+
     @torch.no_grad()
     def constrain(self) -> None:
         """Clamp the leak to at most 1 and keep the threshold positive."""

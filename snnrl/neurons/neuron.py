@@ -81,6 +81,11 @@ class SpikingNeuron(nn.Module, ABC):
     def spike_value(self) -> float:
         """What one spike stands for in the ordinary network's units: the threshold it took to send it."""
 
+    @property
+    @abstractmethod
+    def level(self) -> Tensor:
+        """The least current that fires at one timestep, 0-dim or of each map ``(C,)``."""
+
     @abstractmethod
     def constrain(self) -> None:
         """Put the parameters back into their range, after an optimiser step."""

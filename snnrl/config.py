@@ -39,19 +39,26 @@ def read_recipe(
     model: type[Model],
     changes: Mapping[str, Any] = NO_CHANGES,
     *,
+    scratch: bool = False,
     package: str = RECIPES,
     kind: str = "recipe",
 ) -> Model:
     """Return the recipe with this name, or in the YAML file at this path, with ``changes`` to it.
 
-    A recipe with a ``base`` holds what differs from the recipe of that name. Settings of another ``kind`` are read the
+    A recipe with a ``base`` holds what differs from the recipe of that name; its group ``scratch`` what differs where a
+    spiking network learns from scratch, which counts if that is asked for. Settings of another ``kind`` are read the
     same way, those that come with the package from another ``package``.
 
     Raises:
         UserError: there is none, its YAML is broken, or a key or value in it is wrong.
     """
     values, where = recipe_values(name, package=package, kind=kind)
-    return validate(model, merge(values, changes), where)
+    from_scratch = values.pop("scratch", {})
+    if not isinstance(from_scratch, dict):
+        raise UserError(f"{where}: scratch is a group of settings, not {_SHORT.repr(from_scratch)}")
+    # checked wherever the recipe is read, also where it does not count
+    changed = validate(model, merge(merge(values, from_scratch), changes), where)
+    return changed if scratch else validate(model, merge(values, changes), where)
 
 
 def recipe_values(name: str, *, package: str = RECIPES, kind: str = "recipe") -> tuple[dict[str, Any], str]:

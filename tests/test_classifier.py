@@ -260,6 +260,22 @@ def test_a_binary_network_from_scratch(tmp_path: Path, capsys: pytest.CaptureFix
     assert Classifier.load(tmp_path / "run" / "T1.zip").description.batch_norm
 
 
+def test_a_teacher_of_a_network_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    little_run(capsys, tmp_path / "first")
+    words = ["--from", "scratch", "--schedule", "1", "--neuron", "hoyer", "--reduction.distillation", "0.5"]
+    stages = little_run(capsys, tmp_path / "run", *words, "--teacher", str(tmp_path / "first" / "ann.zip"))
+    assert [stage["T"] for stage in stages] == [None, 1]
+    taught = Classifier.load(tmp_path / "run" / "T1.zip")
+    assert taught.description.batch_norm
+    assert taught.description.neuron == "hoyer"
+
+
+def test_pooling_before_batch_norm_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--from", "scratch", "--schedule", "1", "--neuron", "hoyer", "--network.kind", "hoyer-vgg6"]
+    (stage,) = little_run(capsys, tmp_path / "run", *words)
+    assert all(0 < rate < 1 for rate in stage["spike_rate"].values())
+
+
 @pytest.mark.parametrize(
     ("rates", "learnt", "why"),
     [
@@ -280,6 +296,11 @@ def test_failure(rates: dict[str, float], learnt: float, why: str) -> None:
         (f"--data {DATA} --from nothing.zip", "no such file"),
         (f"--data {DATA} --ann.epoch 3", "did you mean --ann.epochs"),
         (f"--data {DATA} --network.kind vgg5", "'vgg5' is none of"),
+        (
+            f"--data {DATA} --network.kind hoyer-vgg6",
+            "hoyer-vgg6 is trained at one timestep, not converted: give --from",
+        ),
+        (f"--data {DATA} --teacher ann.zip", "--teacher is for --from scratch"),
     ],
 )
 def test_mistakes(words: str, line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -497,19 +497,58 @@ def test_a_disk_that_is_too_small(
 
 @pytest.mark.parametrize(
     ("origin", "stages"),
-    [("scratch", ["T2", "T1"]), ("ann", ["ann", "T2", "T1"]), ("T3", ["T3", "T2", "T1"]), ("sb3", ["ann", "T2", "T1"])],
+    [
+        ("scratch", ["T2", "T1"]),
+        ("ann", ["ann", "T2", "T1"]),
+        ("T3", ["T3", "T2", "T1"]),
+        ("sb3", ["ann", "T2", "T1"]),
+        ("taught", ["ann", "T2", "T1"]),
+    ],
 )
 def test_from(call: Call, place: Path, tiny: str, origin: str, stages: list[str]) -> None:
     start = origin if origin == "scratch" else str(place / "run" / f"{origin}.zip")
+    options = ["--schedule", "2,1", "--ann.steps", "150", "--reduction.batches", "20"]
+    if origin == "taught":
+        start, options = "scratch", [*options, "--teacher", str(place / "run" / "ann.zip")]
     if origin == "sb3":
         start = "foreign.zip"
         DQN("MlpPolicy", "CartPole-v1", buffer_size=1, policy_kwargs={"net_arch": [16]}, seed=0).save(start)
-    options = ["--schedule", "2,1", "--ann.steps", "150", "--reduction.batches", "20"]
     code, out, err = call("train", tiny, "--run", "run", "--from", start, "--json", *options)
     found = json.loads(out.splitlines()[-1])["stages"]
     assert code == 0, err
     assert [stage["name"] for stage in found] == stages
     check_stages(found, Path("run"))
+
+
+def test_a_taught_network_begins_with_random_weights(call: Call, place: Path, tiny: str) -> None:
+    teacher = str(place / "run" / "ann.zip")
+    options = ["--schedule", "1", "--reduction.batches", "1", "--gate.tolerance", "1", "--neuron", "hoyer"]
+    assert call("train", tiny, "--run", "run", "--from", "scratch", "--teacher", teacher, *options)[0] == 0
+    taught, converted = SpikingDQN.load("run/T1.zip"), SpikingDQN.load(place / "run" / "T1.zip")
+    ann = SpikingDQN.load(teacher)
+    first = [
+        agent.q_net.get_parameter("q_net.fc1.weights.weight").detach().flatten() for agent in (taught, converted, ann)
+    ]
+    likeness = [float(torch.corrcoef(torch.stack([weights, first[2]]))[0, 1]) for weights in first[:2]]
+    assert abs(likeness[0]) < 0.6
+    assert likeness[1] > 0.9
+    assert taught.q_net.neuron == "hoyer"
+    assert json.loads(Path("run/summary.json").read_text())["stages"][1]["start"] == "random weights"
+    assert json.loads(Path("run/config.json").read_text())["config"]["teacher"] == "ann.zip"
+
+
+def test_the_neurons_of_a_conversion_are_the_recipes(call: Call, place: Path, tiny: str) -> None:
+    start = str(place / "run" / "ann.zip")
+    options = ["--schedule", "1", "--reduction.batches", "1", "--gate.tolerance", "1", "--neuron", "hoyer"]
+    assert call("train", tiny, "--run", "run", "--from", start, *options)[0] == 0
+    assert SpikingDQN.load("run/T1.zip").q_net.neuron == "hoyer"
+
+
+def test_mistakes_with_a_teacher(refused: Refused, place: Path, tiny: str) -> None:
+    message = refused("train", tiny, "--run", "run", "--teacher", place / "run" / "ann.zip")
+    assert "--teacher is for --from scratch" in message
+    message = refused("train", tiny, "--run", "run", "--from", "scratch", "--teacher", place / "run" / "T3.zip")
+    assert "T3.zip spikes: give an ordinary agent" in message
 
 
 def test_a_run_knows_the_agent_that_it_began_with(call: Call, refused: Refused, place: Path, tiny: str) -> None:

@@ -178,6 +178,27 @@ def test_a_recipe_holds_what_differs_from_its_base(tmp_path: Path) -> None:
     assert (changed.env, changed.dqn) == ("breakout", found.dqn.model_copy(update={"n_steps": 1}))
 
 
+def test_what_counts_only_from_scratch(tmp_path: Path) -> None:
+    name = recipe(tmp_path, "env: A\ndqn: {gamma: 0.5}\nscratch: {dqn: {reward_scale: 0.1}, network: {bias: false}}\n")
+    usual, scratch = read_recipe(name, Recipe), read_recipe(name, Recipe, scratch=True)
+    assert (usual.dqn.reward_scale, usual.network.bias) == (1.0, True)
+    assert (scratch.dqn.reward_scale, scratch.network.bias, scratch.dqn.gamma) == (0.1, False, 0.5)
+    assert read_recipe(name, Recipe, {"network": {"bias": True}}, scratch=True).network.bias
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("scratch: 3", "scratch is a group of settings, not 3"),
+        ("scratch: {dqn: {reward_scal: 1}}", "unknown key 'dqn.reward_scal'; did you mean 'reward_scale'"),
+        ("scratch: {dqn: {reward_scale: 0}}", "dqn.reward_scale: input should be greater than 0"),
+    ],
+)
+def test_mistakes_that_count_only_from_scratch(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        read_recipe(recipe(tmp_path, f"env: A\n{text}\n"), Recipe)
+
+
 @pytest.mark.parametrize(
     ("base", "hint"),
     [

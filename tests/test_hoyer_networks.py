@@ -1,4 +1,4 @@
-"""The networks of arXiv 2212.10170: maxima of currents before batch-norm, shortcuts on currents, trained from scratch."""
+"""The networks of arXiv 2212.10170: maxima of currents before batch-norm, shortcuts on currents, from scratch."""
 
 import pytest
 import torch

@@ -61,8 +61,9 @@ class SpikingDQN(DQN):
     2016, arXiv 1509.06461; default on), ``precision`` (``"bf16"`` multiplies in bfloat16 while it learns; weights,
     Q-values and all that is played stay float32), ``spike_penalty`` (weight in the loss of the spikes per neuron and
     decision, the mean over layers; default 0), ``hoyer_penalty`` (of the Hoyer measures of a batch of 128; for
-    ``policy_kwargs=dict(neuron="hoyer")``; default 0), ``dueling`` through ``policy_kwargs``, and exploration drawn for
-    each environment by itself (SB3 draws one coin for the whole batch).
+    ``policy_kwargs=dict(neuron="hoyer")``; default 0), ``reward_scale`` (what rewards are multiplied by in learning:
+    few spikes cannot add up to large Q-values; default 1), ``dueling`` through ``policy_kwargs``, and exploration drawn
+    for each environment by itself (SB3 draws one coin for the whole batch).
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -87,6 +88,7 @@ class SpikingDQN(DQN):
         precision: str = "fp32",
         spike_penalty: float = 0.0,
         hoyer_penalty: float = 0.0,
+        reward_scale: float = 1.0,
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -98,10 +100,13 @@ class SpikingDQN(DQN):
         for name, price in (("spike_penalty", spike_penalty), ("hoyer_penalty", hoyer_penalty)):
             if price < 0 or (price and T is None):
                 raise UserError(f"{name}={price}: give 0 or more, and a network that spikes (T)")
+        if reward_scale <= 0:
+            raise UserError(f"reward_scale={reward_scale}: give more than 0")
         self.double_q = double_q
         self.precision = precision
         self.spike_penalty = spike_penalty
         self.hoyer_penalty = hoyer_penalty
+        self.reward_scale = reward_scale
         # a network converted or loaded has its thresholds; one from scratch gets them from its first batch
         self.calibrated = False
         kwargs["policy_kwargs"] = {"T": T} | (policy_kwargs or {})
@@ -123,9 +128,9 @@ class SpikingDQN(DQN):
         self.policy_kwargs = self.policy_kwargs | {"T": self.T}
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Take ``gradient_steps`` steps on r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss, and on spikes.
+        """Take ``gradient_steps`` steps on s r + discount * Q_target(s', argmax_a Q(s', a)), Huber loss, and on spikes.
 
-        Without ``double_q`` the target network also chooses the action, as in SB3.
+        s is ``reward_scale``. Without ``double_q`` the target network also chooses the action, as in SB3.
         Source: arXiv 1509.06461, Eq. 4; the rest is SB3's DQN.
 
         Raises:
@@ -148,7 +153,7 @@ class SpikingDQN(DQN):
                     next_values = self.q_net_target(batch.next_observations)
                     chooser = self.q_net(batch.next_observations) if self.double_q else next_values
             next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
-            target = batch.rewards + (1 - batch.dones) * discounts * next_value
+            target = self.reward_scale * batch.rewards + (1 - batch.dones) * discounts * next_value
             loss = functional.smooth_l1_loss(value, target)
             loss = penalty.add_to(loss)
             self.policy.optimizer.zero_grad()

@@ -120,6 +120,7 @@ def build_agent(
         exploration_final_eps=dqn.exploration_final_eps,
         max_grad_norm=dqn.max_grad_norm,
         double_q=dqn.double_q,
+        reward_scale=dqn.reward_scale,
         precision=recipe.precision,
         spike_penalty=0.0 if T is None else recipe.reduction.spike_penalty,
         hoyer_penalty=0.0 if T is None else recipe.reduction.hoyer_penalty,

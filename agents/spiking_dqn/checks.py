@@ -48,6 +48,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train_freq": (1, 2**31),
     "spike_penalty": (0, math.inf),
     "hoyer_penalty": (0, math.inf),
+    "reward_scale": (0, math.inf),
     **dict.fromkeys(("gamma", "tau", "exploration_rate"), (0, 1)),
 }
 _ANY_NUMBER = (-math.inf, math.inf)

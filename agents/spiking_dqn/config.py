@@ -73,6 +73,8 @@ class DQN(Settings):
     batch_size: Positive = 64
     gamma: Share = 0.99
     """Discount per step."""
+    reward_scale: Annotated[float, Field(gt=0)] = 1.0
+    """What rewards are multiplied by in learning: few spikes cannot add up to large Q-values."""
     n_steps: Positive = 3
     """Rewards summed before bootstrapping."""
     train_freq: Positive = 1

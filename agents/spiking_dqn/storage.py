@@ -47,8 +47,8 @@ SETTINGS = (
     *("learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps", "replay_buffer_class"),
     *("replay_buffer_kwargs", "optimize_memory_usage", "n_steps", "target_update_interval", "exploration_fraction"),
     *("exploration_initial_eps", "exploration_final_eps", "max_grad_norm", "_stats_window_size", "tensorboard_log"),
-    *("verbose", "seed", "double_q", "precision", "spike_penalty", "hoyer_penalty", "calibrated"),
-    *("env_id", "env_kwargs"),
+    *("verbose", "seed", "double_q", "precision", "spike_penalty", "hoyer_penalty", "reward_scale"),
+    *("calibrated", "env_id", "env_kwargs"),
 )
 """What the agent was made with."""
 

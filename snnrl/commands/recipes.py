@@ -46,7 +46,8 @@ def nearest_recipe(config: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _changes(config: Mapping[str, Any], name: str) -> list[str]:
-    shipped = read_recipe(name, ImageRecipe if of_images(config) else Recipe).model_dump(mode="json")
+    model = ImageRecipe if of_images(config) else Recipe
+    shipped = read_recipe(name, model, scratch=config.get("from") == "scratch").model_dump(mode="json")
     return flags(without_seed(config), without_seed(shipped))
 
 

@@ -1,8 +1,9 @@
 """What the commands that run stages share: going on with a run, stopping it, and what is shown at its end."""
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ def run_chain(
     if not summary["gate_met"]:
         display.say("the last stage missed its gate; its best agent is kept")
     return summary, 0 if summary["gate_met"] else 3
+
+
+def from_scratch(words: Sequence[str]) -> bool:
+    """Say whether ``--from scratch`` is among the words of a command."""
+    return "--from=scratch" in words or ("--from", "scratch") in pairwise(words)
 
 
 def beginning(start: str, teacher: str | None) -> str | None:

@@ -16,7 +16,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, run_chain
+from snnrl.commands.running import beginning, from_scratch, run_chain
 from snnrl.commands.train_images import train_images
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
@@ -49,7 +49,8 @@ def train(arguments: Sequence[str]) -> int:
         raise UserError(
             f"{name} trains an agent, in one process: torchrun is for image classifiers; run several seeds side by side"
         )
-    options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
+    defaults = TrainOptions(**_recipe(name, from_scratch(rest)).model_dump())
+    options = parse(TrainOptions, rest, f"train {name}", defaults)
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
     origin = beginning(options.start, options.teacher)
     start = None
@@ -70,13 +71,13 @@ def _is_file(name: str) -> bool:
     return name in recipe_names() or Path(name).suffix in (".yaml", ".yml")
 
 
-def _recipe(name: str) -> Recipe:
+def _recipe(name: str, scratch: bool) -> Recipe:
     """Return a recipe by its name or file, or the one of all games for an Atari game without one of its own."""
     if _is_file(name):
-        return read_recipe(name, Recipe)
+        return read_recipe(name, Recipe, scratch=scratch)
     if name not in games():
         raise UserError(f"unknown recipe {name!r}{did_you_mean(near_game(name), recipe_names(), games())}")
-    return read_recipe("atari", Recipe, {"env": name})
+    return read_recipe("atari", Recipe, {"env": name}, scratch=scratch)
 
 
 def run_job(

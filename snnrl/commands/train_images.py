@@ -16,7 +16,7 @@ from snnrl.agents.classifier.stages import ImageJob
 from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, run_chain, saving_on_interrupt
+from snnrl.commands.running import beginning, from_scratch, run_chain, saving_on_interrupt
 from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
@@ -44,7 +44,8 @@ class TrainImagesOptions(ImageRecipe):
 
 def train_images(name: str, arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    defaults = TrainImagesOptions(**read_recipe(name, ImageRecipe).model_dump())
+    recipe = read_recipe(name, ImageRecipe, scratch=from_scratch(arguments))
+    defaults = TrainImagesOptions(**recipe.model_dump())
     options = parse(TrainImagesOptions, arguments, f"train {name}", defaults)
     recipe = ImageRecipe(**{field: getattr(options, field) for field in ImageRecipe.model_fields})
     if options.data is None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snnrl.errors import UserError
 from snnrl.networks.layers import HeldDropout
@@ -65,16 +66,22 @@ def channels_in_front(network: nn.Module, slot: str) -> int | None:
 def calibrating(network: nn.Module, percentile: float, *, lower_only: bool = False) -> Iterator[None]:
     """Set every threshold from the forward inside the block, the earlier layers already spiking.
 
-    With ``lower_only`` thresholds only fall, so that no layer dies when a network goes on at fewer timesteps.
+    With ``lower_only`` thresholds only fall, so that no layer dies when a network goes on at fewer timesteps. In
+    training mode batch-norm takes the statistics of that forward.
     """
     neurons = neurons_of(network).values()
+    norms = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
     for neuron in neurons:
         neuron.percentile, neuron.lower_only = percentile, lower_only
+    for norm in norms:
+        norm.momentum = 1.0
     try:
         yield
     finally:
         for neuron in neurons:
             neuron.percentile, neuron.lower_only = None, False
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
 
 
 @torch.no_grad()

@@ -1,0 +1,91 @@
+"""Reward at T = 1 by kind of neuron and way of training: whole runs, by seed; a killed one goes on.
+
+Writes ``results/RECIPE/neurons.csv``. The ordinary networks that teach and are converted are those of the first runs, one
+for each seed.
+"""
+
+import argparse
+import csv
+import io
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from snnrl.cli import main as snnrl
+from snnrl.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("lif", "hoyer", "binary")
+WAYS = {
+    "T = 5, then 1": ["--from", "ANN", "--schedule", "5,1"],
+    "straight from the ordinary network": ["--from", "ANN", "--schedule", "1"],
+    "from scratch, taught": ["--from", "scratch", "--teacher", "ANN", "--schedule", "1"],
+    "from scratch, rewards alone": ["--from", "scratch", "--schedule", "1"],
+}
+MISSED = 3
+"""Exit code of a run whose last stage missed its gate."""
+
+
+def trained(recipe: str, folder: Path, words: list[str]) -> list[dict[str, Any]]:
+    """Run the stages unless it has been done, and return their figures."""
+    code = snnrl(["train", recipe, *words, "--run", str(folder)])
+    if code not in (0, MISSED):
+        raise SystemExit(f"{folder} was not finished; the same command goes on with it")
+    stages: list[dict[str, Any]] = json.loads((folder / "summary.json").read_text())["stages"]
+    return stages
+
+
+def row(kind: str, way: str, seed: int, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is told of a run: its last stage, and the minutes of its own training."""
+    stage = stages[-1]
+    return {
+        "neuron": kind,
+        "way": way,
+        "seed": seed,
+        "reward": round(stage["reward_mean"], 2),
+        "std": round(stage["reward_std"], 2),
+        "energy_ratio": round(stage["energy_ratio"], 3),
+        "spikes_per_neuron": round(fmean(stage["spike_rate"].values()), 4) if stage["spike_rate"] else "",
+        "minutes": round(sum(stage["minutes"] for stage in stages if stage["T"] is not None or way == "-"), 2),
+    }
+
+
+def main() -> None:
+    """Run everything, then write the table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("recipe", help="such as cartpole")
+    options.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    options.add_argument("--ann", help="an ordinary agent for all seeds, such as pong/ann; else each has its own")
+    options.add_argument("--runs", type=Path, default=Path("runs/neurons"), help="folder of the runs")
+    given = options.parse_args()
+    rows = []
+    for seed in given.seeds:
+        start = given.ann
+        if start is None:
+            folder = given.runs / f"{given.recipe}-ann-{seed}"
+            stages = trained(given.recipe, folder, ["--schedule", "1", "--seed", str(seed)])
+            rows.append(row("ordinary", "-", seed, stages[:1]))
+            start = str(folder / "ann.zip")
+        for way in given.ways:
+            for kind in given.kinds:
+                if kind == "binary" and "5,1" in WAYS[way]:
+                    continue  # it has one timestep
+                words = [start if word == "ANN" else word for word in WAYS[way]]
+                folder = given.runs / f"{given.recipe}-{kind}-{list(WAYS).index(way)}-{seed}"
+                stages = trained(given.recipe, folder, [*words, "--neuron", kind, "--seed", str(seed)])
+                rows.append(row(kind, way, seed, stages))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    results = RESULTS / given.recipe
+    results.mkdir(parents=True, exist_ok=True)
+    write_atomically(results / "neurons.csv", text.getvalue().encode())
+    print(text.getvalue())
+
+
+if __name__ == "__main__":
+    main()

@@ -544,6 +544,11 @@ def test_the_neurons_of_a_conversion_are_the_recipes(call: Call, place: Path, ti
     assert SpikingDQN.load("run/T1.zip").q_net.neuron == "hoyer"
 
 
+def test_what_cannot_be_converted_is_refused_at_once(refused: Refused) -> None:
+    message = refused("train", "cartpole", "--run", "run", "--network.kind", "hoyer-vgg6")
+    assert "hoyer-vgg6 is trained at one timestep, not converted: give --from scratch" in message
+
+
 def test_mistakes_with_a_teacher(refused: Refused, place: Path, tiny: str) -> None:
     message = refused("train", tiny, "--run", "run", "--teacher", place / "run" / "ann.zip")
     assert "--teacher is for --from scratch" in message

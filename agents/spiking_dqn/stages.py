@@ -203,7 +203,8 @@ class Job(Chain[SpikingDQN]):
         """Return an untrained agent for a stage: to be trained from scratch (``fresh``), or to go on from another."""
         seed = self.seed(name)
         recipe = self.recipe if fresh else fine_tuning(self.recipe)
-        agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=self.start, scratch=self.scratch)
+        like = None if self.scratch else self.start
+        agent = build_agent(recipe, T, training_envs(recipe, seed), seed, like=like, scratch=self.scratch)
         agent.set_logger(self.logger(name))
         return agent
 

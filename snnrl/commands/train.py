@@ -22,6 +22,7 @@ from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
 from snnrl.envs import games, make_playable, near_game
 from snnrl.errors import UserError, did_you_mean
+from snnrl.networks import FROM_SCRATCH
 from snnrl.runs import RunFolder
 
 
@@ -103,14 +104,17 @@ def check(recipe: Recipe, start: SpikingDQN | None, scratch: bool = False) -> No
 
     Raises:
         UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, it
-            decides in as few timesteps already, or it spikes and sees other frames.
+            decides in as few timesteps already, it spikes and sees other frames, or it cannot be converted.
     """
+    if recipe.network.kind in FROM_SCRATCH and not scratch and start is None:
+        raise UserError(f"{recipe.network.kind} is trained at one timestep, not converted: give --from scratch")
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env, **recipe.env_kwargs).close()
     envs = training_envs(trial, trial.seed, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing spikes")
-        agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=start, scratch=scratch)
+        like = None if scratch else start
+        agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=like, scratch=scratch)
     envs.close()
     if start is not None and start.T is not None and recipe.steps[-1] >= start.T:
         raise UserError(

@@ -1,7 +1,7 @@
 """Reward at T = 1 by kind of neuron and way of training: whole runs, by seed; a killed one goes on.
 
-Writes ``results/RECIPE/neurons.csv``. The ordinary networks that teach and are converted are those of the first runs, one
-for each seed.
+Writes ``results/RECIPE/neurons.csv``. The ordinary networks that teach and are converted are those of the first runs,
+one for each seed.
 """
 
 import argparse

@@ -71,7 +71,7 @@ class RecurrentDQN(SpikingDQN):
         after = torch.arange(len(values), device=best.device)[:, None] + batch.steps[first:]
         targets = batch.returns[first:] + batch.discounts[first:] * best.gather(0, after)
         learnt = batch.learnt[first:]
-        return penalty.add_to(functional.smooth_l1_loss(values[learnt], targets[learnt]))
+        return penalty.add_to(functional.mse_loss(values[learnt], targets[learnt]))
 
     @torch.no_grad()
     def _burn_in(self, network: RecurrentQNetwork, batch: Sequences, steps: int) -> NetworkState:

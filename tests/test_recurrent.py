@@ -1,5 +1,7 @@
 """The agent that remembers: its neurons, its state, its replay of sequences, and what it learns."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -128,7 +130,7 @@ def test_rows_do_not_mix_and_a_reset_row_forgets(T):
 
 
 def test_training_acts_on_the_state_of_the_running_episodes():
-    agent = recurrent_agent(envs=2, learning_starts=100)
+    agent = recurrent_agent(envs=2, learning_starts=1000)
     seen = []
     predict = agent.predict
 
@@ -140,7 +142,7 @@ def test_training_acts_on_the_state_of_the_running_episodes():
     agent.predict = watched
     agent.learn(24)
     assert [starts.tolist() for _, starts, _ in seen] == [[step % 5 == 0] * 2 for step in range(12)]
-    assert all(one[2] is other[0] for one, other in zip(seen[:-1], seen[1:], strict=True))
+    assert all(one[2] is other[0] for one, other in itertools.pairwise(seen))
 
 
 @BOTH
@@ -154,18 +156,18 @@ def test_evaluate_policy_of_sb3_passes_the_state_on(T):
 
 
 def filled(lengths, size, *, terminated=lambda episode: True, **kwargs):
-    """A buffer of two environments, in which an observation tells environment, episode and step."""
+    """A buffer of two environments, in which an observation tells environment (from 1), episode and step."""
     space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     buffer = SequenceReplayBuffer(2 * size, space, spaces.Discrete(100), "cpu", 2, gamma=0.5, **kwargs)
     position = np.zeros((2, 2), int)
     for _ in range(sum(lengths)):
-        now = np.array([[env, *position[env]] for env in range(2)], np.float32)
+        now = np.array([[env + 1, *position[env]] for env in range(2)], np.float32)
         ends = [lengths[(episode + env) % len(lengths)] for env, episode in enumerate(position[:, 0])]
         over = position[:, 1] + 1 == ends
-        after = now + [0, 0, 1]
+        after = now + np.array([0, 0, 1], np.float32)
         infos = [{"TimeLimit.truncated": bool(over[env]) and not terminated(position[env, 0])} for env in range(2)]
         buffer.add(now, after, position[:, 1], now[:, 2] + 1, over, infos)
-        position = np.where(over[:, None], position * [1, 0] + [1, 0], position + [0, 1])
+        position = np.where(over[:, None], position * [1, 0] + np.array([1, 0]), position + np.array([0, 1]))
     return buffer
 
 
@@ -191,13 +193,13 @@ def test_sequences_never_cross_episodes(lengths, size, length, burn_in, n_steps)
         assert steps[0] == burn_in
         assert steps.tolist() == list(range(burn_in, burn_in + len(steps)))
         env, episode, first = observations[burn_in].tolist()
-        of_episode = lengths[(int(episode) + int(env)) % len(lengths)]
-        # before it the steps of the same episode, as far as there are any, and nothing else
-        for back in range(1, burn_in + 1):
-            there = observations[burn_in - back].tolist()
-            assert there in ([env, episode, first - back], [0, 0, 0])
-            assert not batch.starts[burn_in - back, row] or there == [env, episode, 0]
-        assert batch.starts[burn_in, row] == (first == 0)
+        of_episode = lengths[(int(episode) + int(env) - 1) % len(lengths)]
+        # before it the steps of the same episode, none if it is the episode's first, fewer only where the buffer ends
+        before = [observations[index].tolist() for index in range(burn_in)]
+        there = burn_in - before.count([0, 0, 0])
+        assert first == 0 or there == burn_in or buffer.full
+        assert before[burn_in - there :] == [[env, episode, first - back] for back in range(there, 0, -1)]
+        assert torch.nonzero(batch.starts[:, row]).flatten().tolist() == [burn_in - there]
         for index in steps.tolist():
             now = int(first) + index - burn_in
             assert observations[index].tolist() == [env, episode, now]
@@ -236,7 +238,7 @@ def test_a_reset_from_outside_begins_an_episode():
         ({"T": 3}, "the next one is the next step of the episode"),
         ({"policy_kwargs": {"net_arch": []}}, "its last width is the LSTM's"),
         ({"policy_kwargs": {"dueling": True}}, "no dueling"),
-        ({"policy": RecurrentPolicy, "space": spaces.Dict({"a": VECTOR})}, "not Dict observations"),
+        ({"policy": RecurrentPolicy, "space": spaces.Dict({"a": VECTOR})}, "not of Dict observations"),
     ],
 )
 def test_mistakes_are_told_in_one_line(kwargs, message):
@@ -268,8 +270,7 @@ def test_the_loss_is_the_one_computed_by_hand(T, double_q):
             after = step + batch.steps[step, row]
             chosen = answers[0 if double_q else 1][after].argmax()
             target = batch.returns[step, row] + batch.discounts[step, row] * answers[1][after, chosen]
-            error = (answers[0][step, batch.actions[step, row]] - target).abs()
-            losses.append(error**2 / 2 if error < 1 else error - 0.5)
+            losses.append((answers[0][step, batch.actions[step, row]] - target) ** 2)
     torch.testing.assert_close(agent.loss(batch), torch.stack(losses).mean())
 
 
@@ -316,12 +317,17 @@ def test_a_cue_is_remembered(T):
 
 def test_without_memory_the_cue_is_lost():
     agent = SpikingDQN("MlpPolicy", make("snnrl/ProbeMemory-v0"), gamma=0.9, learning_starts=60, seed=0).learn(600)
-    rewards, _ = evaluate_policy(agent, make_vec_env("snnrl/ProbeMemory-v0", 3, seed=0), 12, return_episode_rewards=True)
+    rewards, _ = evaluate_policy(
+        agent, make_vec_env("snnrl/ProbeMemory-v0", 3, seed=0), 12, return_episode_rewards=True
+    )
     assert {*rewards} == {-1.0, 1.0}
 
 
 def test_spikes_can_have_a_price_and_images_can_be_remembered():
-    extractor = {"features_extractor_class": SlottedCNN, "features_extractor_kwargs": {"features_dim": 8, "network": "small"}}
+    extractor = {
+        "features_extractor_class": SlottedCNN,
+        "features_extractor_kwargs": {"features_dim": 8, "network": "small"},
+    }
     kwargs = {"net_arch": [6]} | extractor
     agent = recurrent_agent(space=IMAGE, policy_kwargs=kwargs, spike_penalty=0.1).learn(40)
     assert agent._n_updates > 0

@@ -51,10 +51,10 @@ class RecurrentDQN(SpikingDQN):
         super().__init__(policy, env, *args, replay_buffer_class=sequences, **kwargs)
 
     def loss(self, batch: Sequences) -> Tensor:
-        """Return the mean Huber loss over the steps of sequences, 0-dim; steps of the burn-in have no gradient.
+        """Return the mean squared error over the steps of sequences, 0-dim; steps of the burn-in have no gradient.
 
-        With k rewards summed, r_t + ... + gamma^(k-1) r_{t+k-1} + gamma^k * Q_target(s_{t+k}, argmax_a Q(s_{t+k}, a)).
-        Source: R2D2, Sec. 2.3 and 3.
+        The target of k summed rewards is r_t + gamma r_{t+1} + ... + gamma^k Q_target(t + k, argmax_a Q(t + k, a)).
+        Source: R2D2, Sec. 2.3 and 3; why no Huber loss: docs/deviations.md.
         """
         assert isinstance(self.replay_buffer, SequenceReplayBuffer)
         first = self.replay_buffer.burn_in

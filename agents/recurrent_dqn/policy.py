@@ -9,7 +9,6 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from snnrl.agents.spiking_dqn.extractors import SlottedCNN
 from snnrl.agents.spiking_dqn.policy import SpikingDQNPolicy, SpikingQNetwork
 from snnrl.errors import UserError
 from snnrl.networks import NetworkState, RecurrentLayer, reset_rows
@@ -44,20 +43,21 @@ class RecurrentQNetwork(SpikingQNetwork):
         features = self.extract_features(observations.flatten(0, 1), self.features_extractor)
         for layer in hidden:
             features = layer(features)
-        outputs, state = lstm(features.unflatten(0, starts.shape), starts, state)
+        outputs, state = lstm(features.view(*starts.shape, -1), starts, state)
         return head(outputs), state
 
     def begin(self, rows: int) -> NetworkState:
         """Return the state of so many rows before their episodes' first steps."""
-        state: NetworkState = self.q_net.lstm.begin(rows)  # type: ignore[operator]
-        return state
+        lstm = self.q_net[-2]
+        assert isinstance(lstm, RecurrentLayer)
+        return lstm.begin(rows)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Return Q-values ``(B, actions)`` of observations ``(B, ...)``, each the first of an episode."""
         return self.decide(obs, None)[0]
 
     def decide(self, obs: PyTorchObs, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
-        """Return Q-values ``(B, actions)`` of one step from ``state`` (None: an episode's first), and the state after."""
+        """Return Q-values ``(B, actions)`` of one step, and the state after it; ``state`` None: the episodes begin."""
         assert isinstance(obs, Tensor)
         starts = torch.full((1, len(obs)), state is None, device=obs.device)
         q_values, state = self.unroll(obs[None], starts, self.begin(len(obs)) if state is None else state)
@@ -70,8 +70,8 @@ class RecurrentPolicy(SpikingDQNPolicy):
     ``predict`` takes the state and returns it, as with other recurrent policies of SB3.
 
     Raises:
-        UserError: ``T`` is neither 1 nor None, there is no width for the LSTM, ``dueling`` streams or a ``carry`` are
-            asked for, or observations are of several parts.
+        UserError: ``T`` is neither 1 nor None, there is no width for the LSTM, or ``dueling`` streams or a ``carry``
+            are asked for.
     """
 
     q_net: RecurrentQNetwork
@@ -90,8 +90,6 @@ class RecurrentPolicy(SpikingDQNPolicy):
         **kwargs: Any,
     ) -> None:
         _check_steps(T)
-        if isinstance(observation_space, spaces.Dict):
-            raise UserError("a recurrent network takes arrays, not Dict observations: flatten them with a wrapper")
         if dueling or carry:
             raise UserError("a recurrent network has one head and always passes its state on: no dueling, no carry")
         net_arch = [64, 64] if net_arch is None else net_arch

@@ -19,7 +19,7 @@ class Sequences(NamedTuple):
     observations: Tensor
     """``(S + 1, B, ...)``: the last entry follows the last step, zero where there is nothing."""
     starts: Tensor
-    """bool ``(S + 1, B)``: where the episode begins, if it does so in here."""
+    """bool ``(S + 1, B)``: the first step there is, in front of which a network's state is zero."""
     actions: Tensor
     """``(S, B)``."""
     returns: Tensor
@@ -35,12 +35,13 @@ class Sequences(NamedTuple):
 class SequenceReplayBuffer(ReplayBuffer):
     """Replay of sequences for :class:`RecurrentDQN`, as in R2D2 (Kapturowski et al., ICLR 2019).
 
-    A sequence is up to ``length`` steps of one episode, any stored step being as likely as another to be what it is
-    drawn for. In front of it stand up to ``burn_in`` steps of the same episode: from a zero state they bring a network
-    to where the sequence begins. Targets sum ``n_steps`` rewards, discounted by ``gamma``.
+    A sequence is up to ``length`` steps of one episode around a step that is drawn. In front of it stand ``burn_in``
+    steps of the same episode: from a zero state they bring a network to where the sequence begins. One that would begin
+    within that many steps of the episode's first begins there, and needs none. Targets sum ``n_steps`` rewards,
+    discounted by ``gamma``.
 
     Raises:
-        UserError: a length that is not positive, or ``optimize_memory_usage``.
+        UserError: Dict observations, ``optimize_memory_usage``, or a number of steps that is too small.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
     ) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            raise UserError("sequences are of arrays, not of Dict observations: flatten them with a wrapper")
         if optimize_memory_usage:
             raise UserError("sequences need every next observation: leave optimize_memory_usage out")
         for name, value, least in (("length", length, 1), ("burn_in", burn_in, 0), ("n_steps", n_steps, 1)):
@@ -86,7 +89,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Sequences:  # type: ignore[override]
         """Draw sequences; ``env`` normalises observations and rewards."""
         rows, envs, there = self._draw(batch_size)
-        after = np.zeros((1, batch_size), np.bool_)
+        before = np.vstack([np.zeros((1, batch_size), np.bool_), there])
         # the observation after the last step is the next step's, or stands in the last row
         observations = np.zeros((len(rows) + 1, batch_size, *self.obs_shape), self.observations.dtype)
         observations[1:][there] = self.next_observations[rows[there], envs[there]]
@@ -102,9 +105,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         terminated = (self.dones[rows, envs] * (1 - self.timeouts[rows, envs]))[last]
         learnt = there.copy()
         learnt[: self.burn_in] = False
-        parts = (
+        parts: tuple[Any, ...] = (
             self._normalize_obs(observations, env),
-            np.concatenate([there & (self.elapsed[rows, envs] == 0), after]),
+            np.vstack([there, before[:1]]) & ~before,
             self.actions[rows, envs, 0],
             returns.astype(np.float32),
             steps,
@@ -119,8 +122,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         envs = np.random.randint(self.n_envs, size=batch_size)  # noqa: NPY002 - as SB3, which seeds it
         drawn = np.random.randint(stored, size=batch_size)  # noqa: NPY002
         before = np.random.randint(self.length, size=batch_size)  # noqa: NPY002
-        elapsed = self.elapsed[(oldest + drawn) % self.buffer_size, envs]
-        first = drawn - np.minimum(np.minimum(before, elapsed), drawn)
+        first = drawn - np.minimum(np.minimum(before, self.elapsed[(oldest + drawn) % self.buffer_size, envs]), drawn)
+        into = self.elapsed[(oldest + first) % self.buffer_size, envs]
+        first -= np.where(into < self.burn_in, np.minimum(into, first), 0)
         ages = first + np.arange(-self.burn_in, self.length)[:, None]
         rows = (oldest + ages) % self.buffer_size
         here = self.elapsed[rows, envs] - ages == self.elapsed[rows[self.burn_in], envs] - first

@@ -29,7 +29,7 @@ class RecurrentLayer(nn.Module):
 
     def begin(self, rows: int) -> NetworkState:
         """Return the state before an episode's first step: h, c and, if it spikes, U, each ``(B, width)`` zeros."""
-        zero = self.lstm.weight_hh_l0.new_zeros(rows, self.lstm.hidden_size)
+        zero = next(self.lstm.parameters()).new_zeros(rows, self.lstm.hidden_size)
         return NetworkState((zero, zero, zero) if self.spiking else (zero, zero))
 
     def forward(self, inputs: Tensor, starts: Tensor, state: NetworkState) -> tuple[Tensor, NetworkState]:
@@ -49,4 +49,4 @@ class RecurrentLayer(nn.Module):
             outputs.append(current)
             state = NetworkState((hidden[0], cell[0], *potential))
         answers: Tensor = self.act(torch.cat(outputs).flatten(0, 1))  # time folded into the batch, as everywhere
-        return answers.unflatten(0, starts.shape), state
+        return answers.view(*starts.shape, -1), state

@@ -304,7 +304,7 @@ def test_a_cue_is_remembered(T):
         target_update_interval=20,
         exploration_final_eps=0.5,
         policy_kwargs={"net_arch": [32, 32]},
-        replay_buffer_kwargs={"length": 2, "burn_in": 2, "gamma": 0.9},
+        replay_buffer_kwargs={"length": 3, "burn_in": 1, "gamma": 0.9},
         T=T,
         seed=0,
     ).learn(1000)

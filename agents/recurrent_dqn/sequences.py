@@ -95,12 +95,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         observations[1:][there] = self.next_observations[rows[there], envs[there]]
         observations[:-1][there] = self.observations[rows[there], envs[there]]
         rewards = np.where(there, self._normalize_reward(self.rewards[rows, envs], env), 0)
-        returns, steps = np.zeros_like(rewards), np.zeros(rows.shape, np.int64)
-        going_on = there
-        for step in range(min(self.n_steps, len(rows))):
-            going_on = going_on[: len(rows) - step] & there[step:]
-            returns[: len(going_on)] += self.gamma**step * np.where(going_on, rewards[step:], 0)
-            steps[: len(going_on)] += going_on
+        returns, steps = self._summed(rewards, there)
         last = np.arange(len(rows))[:, None] + np.maximum(steps, 1) - 1, np.arange(batch_size)
         terminated = (self.dones[rows, envs] * (1 - self.timeouts[rows, envs]))[last]
         learnt = there.copy()
@@ -115,6 +110,15 @@ class SequenceReplayBuffer(ReplayBuffer):
             learnt,
         )
         return Sequences(*(self.to_torch(part) for part in parts))
+
+    def _summed(self, rewards: NDArray[Any], there: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return at each step the discounted sum of the next rewards, and of how many."""
+        returns, steps, going_on = np.zeros_like(rewards), np.zeros(rewards.shape, np.int64), there
+        for step in range(min(self.n_steps, len(rewards))):
+            going_on = going_on[: len(rewards) - step] & there[step:]
+            returns[: len(going_on)] += self.gamma**step * np.where(going_on, rewards[step:], 0)
+            steps[: len(going_on)] += going_on
+        return returns, steps
 
     def _draw(self, batch_size: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return rows and environments ``(S, B)`` of sequences, and where these are of the same episode."""

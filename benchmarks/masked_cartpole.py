@@ -28,7 +28,7 @@ from snnrl.tables import to_csv
 RESULTS = Path(__file__).parent / "results" / "cartpole-masked"
 NETWORKS = {"spiking": 1, "ordinary": None}
 ENVS = 8
-EVALUATE_EVERY = 5_000
+EVALUATE_EVERY = 2_000
 """Environment steps between plays of 20 greedy episodes; the network that did best in them plays the reported 100."""
 Row = dict[str, Any]
 
@@ -52,10 +52,11 @@ def build(network: str, seed: int) -> RecurrentDQN:
         learning_rate=1e-3,
         buffer_size=50_000,
         learning_starts=1_000,
-        batch_size=64,
+        batch_size=32,
         train_freq=1,
-        target_update_interval=400,
-        exploration_fraction=0.3,
+        gradient_steps=4,
+        target_update_interval=800,
+        exploration_fraction=0.5,
         policy_kwargs={"net_arch": [64, 64]},
         replay_buffer_kwargs={"length": 15, "burn_in": 5, "n_steps": 3},
         seed=seed,
@@ -113,7 +114,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    options.add_argument("--steps", type=int, default=60_000, help="environment steps of each")
+    options.add_argument("--steps", type=int, default=30_000, help="environment steps of each")
     given = options.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)

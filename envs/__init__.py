@@ -1,7 +1,7 @@
 """What an agent looks at; importing this package registers the environments under ``snnrl/`` with gymnasium."""
 
 from .atari import PROTOCOLS, AtariGame, AtariProtocol, games, near_game, read_protocol
-from .cartpole import PixelCartPole, PixelCartPolePaper
+from .cartpole import MaskedCartPole, PixelCartPole, PixelCartPolePaper
 from .episodes import make_playable, open_episodes
 from .registration import ENVIRONMENTS, action_names, make, register
 from .seeded_episodes import Progress, SeededEpisodes
@@ -11,6 +11,7 @@ __all__ = [
     "PROTOCOLS",
     "AtariGame",
     "AtariProtocol",
+    "MaskedCartPole",
     "PixelCartPole",
     "PixelCartPolePaper",
     "Progress",

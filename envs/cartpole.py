@@ -1,4 +1,4 @@
-"""CartPole seen through its pixels; physics, reward and termination are gymnasium's CartPole-v1."""
+"""CartPole seen through its pixels, or in part; physics, reward and termination are gymnasium's CartPole-v1."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ Observation = NDArray[Any]
 
 
 class DrawnCartPole(CartPoleEnv):
-    """CartPole-v1 with a drawn observation; subclasses say how the screen becomes an observation.
+    """CartPole-v1 drawn by us, with another observation; subclasses say which.
 
     Args:
-        observation_space: space of the drawn observation.
+        observation_space: space of the observation.
         scene: geometry of ``render()``, in colour.
         render_mode: None, or ``"rgb_array"`` to make ``render()`` available.
     """
@@ -42,12 +42,12 @@ class DrawnCartPole(CartPoleEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode as CartPole-v1 does and return its first drawn observation."""
+        """Start an episode as CartPole-v1 does and return its first observation."""
         _, info = super().reset(seed=seed, options=options)
         return self._first_observation(), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Advance the physics as CartPole-v1 does and return the next drawn observation."""
+        """Advance the physics as CartPole-v1 does and return the next observation."""
         _, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return self._next_observation(), reward, terminated, truncated, info
 
@@ -132,3 +132,24 @@ class PixelCartPolePaper(DrawnCartPole):
             picture = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         screen: NDArray[np.float32] = np.divide(picture.transpose(2, 0, 1), 255, dtype=np.float32, order="C")
         return screen
+
+
+class MaskedCartPole(DrawnCartPole):
+    """CartPole without its velocities: float32 (2,), the cart's position and the pole's angle.
+
+    Bounds are CartPole-v1's. One observation does not tell which way the pole falls, two in a row do.
+    """
+
+    _SEEN = (0, 2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        seen = CartPoleEnv().observation_space
+        assert isinstance(seen, spaces.Box)
+        bounds = (seen.low[[*self._SEEN]], seen.high[[*self._SEEN]])
+        super().__init__(spaces.Box(*bounds, dtype=np.float32), CLASSIC, render_mode)
+
+    def _first_observation(self) -> Observation:
+        return self._next_observation()
+
+    def _next_observation(self) -> Observation:
+        return np.array(self.state, np.float32)[[*self._SEEN]]

@@ -138,3 +138,37 @@ class ProbePixels(ProbePolicy):
         picture = np.zeros((36, 36), np.uint8)
         picture[:, slice(0, 18) if self._value < 0 else slice(18, 36)] = 255
         return picture
+
+
+class ProbeMemory(Probe):
+    """Three steps, a cue of -1 or 1 and then 0 twice; reward cue * (2 a - 1) for the last action, 0 before.
+
+    Q = g^2, then g for both actions, then cue * (2 a - 1); without memory the last one is 0. A failure points at the
+    state that passes from one decision to the next.
+    """
+
+    STARTS = (-1.0, 1.0)
+    LENGTH = 3
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self._cue, self._left = self._value, self.LENGTH
+
+    def reward(self, value: float, action: int) -> float:
+        """Return cue * (2 * action - 1) at the last step, else 0."""
+        return self._cue * (2.0 * action - 1.0) if self._left == 1 else 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Draw the cue."""
+        observation, info = super().reset(seed=seed, options=options)
+        self._cue, self._left = self._value, self.LENGTH
+        return observation, info
+
+    def step(self, action: int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Pay the reward and show 0; the episode terminates after three steps."""
+        reward = self.reward(self._value, int(action))
+        self._left -= 1
+        self._value = 0.0
+        return self._observation(), reward, self._left == 0, False, {}

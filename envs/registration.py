@@ -28,6 +28,12 @@ _TABLE = {
         "snnrl.envs.cartpole:PixelCartPolePaper",
         "CartPole from the difference of two RGB screens, float32 (3, 40, 90), endless: the paper's protocol",
     ),
+    "snnrl/CartPoleMasked-v1": _Entry(
+        "snnrl.envs.cartpole:MaskedCartPole",
+        "CartPole-v1 without the two velocities, float32 (2,): an agent has to remember",
+        500,
+        475.0,
+    ),
     "snnrl/ProbeConstant-v0": _Entry("snnrl.envs.probe:ProbeConstant", "one step, reward 1: tests the loss"),
     "snnrl/ProbeObservation-v0": _Entry(
         "snnrl.envs.probe:ProbeObservation", "one step, reward by observation: tests the network's input"
@@ -46,6 +52,11 @@ _TABLE = {
     "snnrl/ProbePixels-v0": _Entry(
         "snnrl.envs.probe:ProbePixels",
         "one step, the bright half of an image decides: tests convolutions",
+        reward_threshold=1.0,
+    ),
+    "snnrl/ProbeMemory-v0": _Entry(
+        "snnrl.envs.probe:ProbeMemory",
+        "three steps, the first observation decides on the last: tests a network's memory",
         reward_threshold=1.0,
     ),
 }

@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from snnrl import envs, errors
 
-DRAWN = [envs.PixelCartPole, envs.PixelCartPolePaper]
+DRAWN = [envs.PixelCartPole, envs.PixelCartPolePaper, envs.MaskedCartPole]
 actions_of = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 seeds = st.integers(0, 2**32 - 1)
 angles = st.floats(-0.2, 0.2)
@@ -75,9 +75,9 @@ def test_registering_again_changes_nothing():
     assert all(text and "\n" not in text for text in envs.ENVIRONMENTS.values())
 
 
-def test_only_pixel_cartpole_is_cut_at_500_steps():
+def test_all_but_the_papers_cartpole_are_cut_at_500_steps():
     lengths = {}
-    for env_id in ("snnrl/PixelCartPole-v0", "snnrl/PixelCartPolePaper-v0"):
+    for env_id in ("snnrl/CartPoleMasked-v1", "snnrl/PixelCartPole-v0", "snnrl/PixelCartPolePaper-v0"):
         env = envs.make(env_id)
         env.reset(seed=3)
         length, truncated = 0, False
@@ -86,7 +86,11 @@ def test_only_pixel_cartpole_is_cut_at_500_steps():
             assert not terminated
             length += 1
         lengths[env_id] = length
-    assert lengths == {"snnrl/PixelCartPole-v0": 500, "snnrl/PixelCartPolePaper-v0": 600}
+    assert lengths == {
+        "snnrl/CartPoleMasked-v1": 500,
+        "snnrl/PixelCartPole-v0": 500,
+        "snnrl/PixelCartPolePaper-v0": 600,
+    }
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_only_pixel_cartpole_is_cut_at_500_steps():
         ("CartPole-v7", "did you mean 'CartPole-v1'?"),
         ("ALE/Pongg-v5", "did you mean 'ALE/Pong-v5'?"),
         ("no_such_module:CartPol-v1", "No module named 'no_such_module'"),
-        ("not an id!", "known: snnrl/PixelCartPole-v0, snnrl/PixelCartPolePaper-v0, snnrl/ProbeAction-v0"),
+        ("not an id!", "known: snnrl/CartPoleMasked-v1, snnrl/PixelCartPole-v0, snnrl/PixelCartPolePaper-v0"),
     ],
 )
 def test_unknown_ids_are_a_user_error_of_one_line(wrong, right):
@@ -301,6 +305,7 @@ RETURNS = {
     "snnrl/ProbeAction-v0": {0: (-1, 1)},
     "snnrl/ProbePolicy-v0": {-1: (1, -1), 1: (-1, 1)},
     "snnrl/ProbePixels-v0": {-1: (1, -1), 1: (-1, 1)},
+    "snnrl/ProbeMemory-v0": {-1: (0.81, -0.81), 1: (-0.81, 0.81)},
 }
 
 
@@ -330,6 +335,14 @@ def test_probes_pay_what_their_docstrings_say(env_id):
             discount *= GAMMA
         found.setdefault(start, {})[action] = discounted
     assert {start: (of[0], of[1]) for start, of in found.items()} == RETURNS[env_id]
+
+
+def test_the_memory_probe_shows_its_cue_once():
+    env = envs.make("snnrl/ProbeMemory-v0")
+    cue = env.reset(seed=1)[0].item()
+    assert cue in (-1.0, 1.0)
+    steps = [env.step(action) for action in (1, 0, 1)]
+    assert [(step[0].item(), step[1], step[2]) for step in steps] == [(0, 0, False), (0, 0, False), (0, cue, True)]
 
 
 def test_the_delayed_probe_shows_0_then_1_and_pays_at_the_end():

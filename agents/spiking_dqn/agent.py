@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
+from torch import Tensor
 from torch.nn import functional
 
 from snnrl.agents.atari_vec_env import AtariVecEnv
@@ -27,7 +28,6 @@ from snnrl.envs import AtariGame
 from snnrl.errors import UserError, did_you_mean
 from snnrl.files import quoted
 from snnrl.networks import calibrating, neurons_of, penalized
-from snnrl.neurons import NEURONS
 from snnrl.precision import mixed_precision
 
 PRECISIONS = ("fp32", "bf16")
@@ -74,6 +74,8 @@ class SpikingDQN(DQN):
         "SpikingCnnPolicy": SpikingCnnPolicy,
         "SpikingMultiInputPolicy": SpikingMultiInputPolicy,
     }
+    kind: ClassVar[str] = "agent"
+    """What its files say that they hold."""
     policy: SpikingDQNPolicy
     q_net: SpikingQNetwork
     q_net_target: SpikingQNetwork
@@ -143,19 +145,7 @@ class SpikingDQN(DQN):
         losses = []
         for _ in range(gradient_steps):
             assert self.replay_buffer is not None
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-            with self.mixed_precision():
-                # first with gradients: autocast keeps the cast weights of the first forward for the others
-                with penalized(self.q_net, self) as penalty:
-                    value = self.q_net(batch.observations).gather(1, batch.actions.long())
-                with torch.no_grad():
-                    next_values = self.q_net_target(batch.next_observations)
-                    chooser = self.q_net(batch.next_observations) if self.double_q else next_values
-            next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
-            target = self.reward_scale * batch.rewards + (1 - batch.dones) * discounts * next_value
-            loss = functional.smooth_l1_loss(value, target)
-            loss = penalty.add_to(loss)
+            loss = self.loss(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -166,6 +156,20 @@ class SpikingDQN(DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(np.mean(losses)))
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the loss, 0-dim, of a batch of the replay buffer."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        with self.mixed_precision():
+            # first with gradients: autocast keeps the cast weights of the first forward for the others
+            with penalized(self.q_net, self) as penalty:
+                value = self.q_net(batch.observations).gather(1, batch.actions.long())
+            with torch.no_grad():
+                next_values = self.q_net_target(batch.next_observations)
+                chooser = self.q_net(batch.next_observations) if self.double_q else next_values
+        next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+        target = self.reward_scale * batch.rewards + (1 - batch.dones) * discounts * next_value
+        return penalty.add_to(functional.smooth_l1_loss(value, target))
 
     def mixed_precision(self) -> torch.autocast:
         """Return the context in which the networks learn; see :func:`snnrl.precision.mixed_precision`."""
@@ -197,14 +201,18 @@ class SpikingDQN(DQN):
         Thresholds that are not the initial ones were put in by the user (``set_parameters``) and stay.
         """
         self.calibrated = True
-        initial = NEURONS[self.q_net.neuron](1).spike_value
-        if self.T is None or any(neuron.spike_value != initial for neuron in neurons_of(self.q_net).values()):
+        neurons = neurons_of(self.q_net).values()
+        if self.T is None or any(neuron.spike_value != type(neuron)(1).spike_value for neuron in neurons):
             return
-        assert self.replay_buffer is not None
-        batch = self.replay_buffer.sample(max(batch_size, 256), env=self._vec_normalize_env)
+        observations = self._observations(max(batch_size, 256))
         with calibrating(self.q_net, SCRATCH_PERCENTILE):
-            self.q_net(batch.observations)
+            self.q_net(observations)
         self.q_net_target.load_state_dict(self.q_net.state_dict())
+
+    def _observations(self, batch_size: int) -> Any:
+        """Return a batch of observations ``(B, ...)`` from the replay buffer."""
+        assert self.replay_buffer is not None
+        return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env).observations
 
     def learn(
         self,

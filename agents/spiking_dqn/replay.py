@@ -15,6 +15,7 @@ _ARRAYS = (
     *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
     *("ep_start", "ep_length"),  # of a HerReplayBuffer
     *("frames", "depth"),  # of a FrameReplayBuffer
+    "elapsed",  # of a SequenceReplayBuffer
 )
 
 

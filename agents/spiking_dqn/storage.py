@@ -86,7 +86,7 @@ def describe(agent: "SpikingDQN", exclude: set[str]) -> tuple[dict[str, Any], di
     optimizer, layout = flatten_optimizer(agent.policy.optimizer.state_dict())
     episodes = [list(buffer or ()) for buffer in (agent.ep_info_buffer, agent.ep_success_buffer)]
     metadata = {
-        "kind": "agent",
+        "kind": agent.kind,
         "attributes": {name: encode(value, name) for name, value in attributes.items() if name not in exclude},
         "episodes": [encode([_plain(item) for item in items]) for items in episodes],
         "optimizer": layout,
@@ -125,6 +125,7 @@ def load_agent(
     archive, where = _read(path)
     if print_system_info:
         get_system_info()
+    check_kind(archive, cls.kind, where)
     attributes = _attributes(archive, custom_objects, overrides, where)
     steps = attributes["policy_kwargs"].get("T")
     if attributes.pop("T", steps) != steps:
@@ -175,7 +176,7 @@ def read_parameters(agent: "SpikingDQN", path: Source) -> dict[str, dict[str, An
         UserError: the file is missing or damaged, or holds another network than the agent's.
     """
     archive, where = _read(path)
-    check_kind(archive, "agent", where)
+    check_kind(archive, agent.kind, where)
     return _parameters(agent, archive, where)
 
 
@@ -258,7 +259,6 @@ def _parameters(agent: "SpikingDQN", archive: Archive, where: str) -> dict[str, 
 def _attributes(
     archive: Archive, custom_objects: Mapping[str, Any], overrides: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    check_kind(archive, "agent", where)
     stored = archive.metadata.get("attributes")
     if not isinstance(stored, dict):
         raise UserError(f"cannot read {where}: it has no attributes; save the agent again")

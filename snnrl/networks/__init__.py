@@ -8,6 +8,7 @@ from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.penalties import Prices, penalized
 from snnrl.networks.poisson import encode_by_rate
 from snnrl.networks.pruning import Pruned, prune_weights
+from snnrl.networks.recurrent import RecurrentLayer
 from snnrl.networks.resnet import hoyer_resnet20, resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.spiking import (
@@ -37,6 +38,7 @@ __all__ = [
     "NetworkState",
     "Prices",
     "Pruned",
+    "RecurrentLayer",
     "SpikingNetwork",
     "View",
     "block",

@@ -14,7 +14,10 @@ from snnrl.neurons import NEURONS, ExpandTime, Hoyer, SpikeCount, SpikingNeuron,
 
 
 class NetworkState(NamedTuple):
-    """Potentials M_T ``(B, ...)`` of every spiking layer after a decision, in the network's order."""
+    """Potentials M_T ``(B, ...)`` of every spiking layer after a decision, in the network's order.
+
+    Of a recurrent network: the hidden state and the cell of its LSTM, and the potentials U of the neurons behind it.
+    """
 
     potentials: tuple[Tensor, ...]
 

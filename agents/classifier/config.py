@@ -2,17 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Neuron, Percentile, Positive, Settings, Share, StagedRecipe, Windows
+from snnrl.errors import UserError
+from snnrl.networks import WINDOWS
 
 Rate = Annotated[float, Field(gt=0)]
 
 
 class Network(Settings):
-    """The classifier (arXiv 2110.05929, App. A.2.1)."""
+    """The classifier (arXiv 2110.05929, App. A.2.1; arXiv 2401.10843)."""
 
-    kind: Literal["vgg6", "vgg16", "resnet20"] = "vgg6"
+    kind: Literal["vgg6", "vgg16", "resnet20", "window-conv", "window-lstm"] = "vgg6"
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Share of the paper's channels, and of the units of its fully connected layers."""
     hidden: tuple[Positive, ...] | None = None
@@ -22,6 +24,7 @@ class Network(Settings):
     neuron: Neuron = "lif"
     """lif (leaky integrate-and-fire, the leak trained), if (without leak), hoyer (its threshold follows the
     currents), or binary (0 and 1 by sign, for T = 1)."""
+    window: Windows = Windows()
 
 
 class Training(Settings):
@@ -108,3 +111,11 @@ class ImageRecipe(StagedRecipe):
     reduction: Reduction = Reduction()
     pruning: Pruning = Pruning()
     gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ImageRecipe":
+        kind = self.network.kind
+        self.check_steps(kind)
+        if kind in WINDOWS and self.pruning.share:
+            raise UserError(f"network.kind {kind} has thresholds that cannot be lowered for pruning: give share 0")
+        return self

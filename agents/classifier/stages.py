@@ -16,7 +16,7 @@ from snnrl.agents.classifier.evaluate import evaluate, predictions
 from snnrl.agents.classifier.followers import announce
 from snnrl.agents.classifier.training import Epochs
 from snnrl.envs.images import ImageSet, Normalization
-from snnrl.networks import calibrating, prune_weights
+from snnrl.networks import WINDOWS, calibrating, prune_weights
 from snnrl.pipeline import Result, StageFolder
 from snnrl.reduction import Attempt, best_attempt
 from snnrl.report.data import right_or_wrong
@@ -64,7 +64,7 @@ class ImageJob(Chain[Classifier]):
         if before is not None:
             classifier = self.load(best_attempt(done, before.T).name)
             self.reduce(classifier, T)
-        elif "ann" in self.results:
+        elif "ann" in self.results and self.recipe.network.kind not in WINDOWS:
             classifier = self.converted(name, T, result)
         else:
             classifier = self.from_scratch(name, T)
@@ -99,7 +99,8 @@ class ImageJob(Chain[Classifier]):
     def untrained(self, name: str, T: int | None) -> Classifier:
         """Return a classifier with random weights."""
         torch.manual_seed(self.seed(name))
-        normalization = Normalization.measured(self.images.train)
+        # what is imitated sees the same images
+        normalization = self.start.normalization if self.start else Normalization.measured(self.images.train)
         recipe = self.recipe
         description = Description(
             kind=recipe.network.kind,
@@ -112,6 +113,7 @@ class ImageJob(Chain[Classifier]):
             hidden=recipe.network.hidden,
             batch_norm=recipe.network.batch_norm and (T is None or recipe.network.neuron == "binary"),
             neuron=recipe.network.neuron,
+            window=recipe.network.window,
             dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
             T=T,
         )

@@ -22,6 +22,7 @@ from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
 from snnrl.envs import games, make_playable, near_game
 from snnrl.errors import UserError, did_you_mean
+from snnrl.networks import WINDOWS
 from snnrl.runs import RunFolder
 
 
@@ -29,8 +30,8 @@ class TrainOptions(Recipe):
     """Train an ordinary DQN, convert it to a spiking one at T timesteps, and lower T stage by stage to --reduce-to."""
 
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
-    """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with (of a run
-    folder the last one; T5.zip in it is another)."""
+    """ann: train the ordinary network first (there is none of kind window-conv or window-lstm: scratch); scratch: train
+    at T from scratch; or an agent to begin with (of a run folder the last one; T5.zip in it is another)."""
     run: Path | None = None
     """Folder of the run; the same command goes on with it. Default: runs/RECIPE-seedSEED."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -49,11 +50,12 @@ def train(arguments: Sequence[str]) -> int:
         )
     options = parse(TrainOptions, rest, f"train {name}", TrainOptions(**_recipe(name).model_dump()))
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
-    start, scratch = None, options.start == "scratch"
-    if options.start not in ("ann", "scratch"):
-        start = open_agent(options.start, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
+    origin = "scratch" if options.start == "ann" and recipe.network.kind in WINDOWS else options.start
+    start, scratch = None, origin == "scratch"
+    if origin not in ("ann", "scratch"):
+        start = open_agent(origin, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    summary, code = run_job(recipe, run, options.start, start, scratch, options.as_json)
+    summary, code = run_job(recipe, run, origin, start, scratch, options.as_json)
     if options.as_json:
         print_json(summary)
     return code
@@ -94,6 +96,8 @@ def check(recipe: Recipe, start: SpikingDQN | None) -> None:
         UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, it
             decides in as few timesteps already, or it spikes and sees other frames.
     """
+    if start is not None and recipe.network.kind in WINDOWS:
+        raise UserError(f"network.kind {recipe.network.kind} is trained from scratch: leave out --from")
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env, **recipe.env_kwargs).close()
     envs = training_envs(trial, trial.seed, 1)

@@ -13,6 +13,7 @@ from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.followers import follow
 from snnrl.agents.classifier.library import check_fit
 from snnrl.agents.classifier.stages import ImageJob
+from snnrl.agents.settings import options_of
 from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
@@ -21,7 +22,7 @@ from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
-from snnrl.networks import classifier
+from snnrl.networks import WINDOWS, classifier
 from snnrl.runs import RunFolder
 
 
@@ -31,7 +32,8 @@ class TrainImagesOptions(ImageRecipe):
     data: Path | None = None
     """Folder of the images; nothing is downloaded."""
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
-    """ann: train the ordinary network first; scratch: train at T from scratch; or the file of a classifier."""
+    """ann: train the ordinary network first (there is none of kind window-conv or window-lstm: scratch); scratch:
+    train at T from scratch; or the file of a classifier."""
     thresholds_of: Path | None = None
     """File of a spiking classifier whose thresholds and leaks the conversion takes, instead of a percentile."""
     run: Path | None = None
@@ -71,6 +73,8 @@ def train_run(
     Raises:
         UserError: the images do not fit the classifier to begin with, or the folder belongs to another run.
     """
+    if begin == "ann" and recipe.network.kind in WINDOWS:
+        begin = "scratch"
     scratch = begin == "scratch"
     start = None if scratch or begin == "ann" else Classifier.load(Path(begin), recipe.device)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
@@ -105,10 +109,17 @@ def check_shares(recipe: ImageRecipe, images: int) -> None:
 
 def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> None:
     """Raise UserError unless the network fits the images, and, if it is given, something is left to lower."""
+    network = recipe.network
     if start is None:
         with torch.device("meta"):
-            classifier(recipe.network.kind, images.train.shape, len(images.classes), width=recipe.network.width)
+            options = options_of(network.kind, network.window)
+            shape, classes = images.train.shape, len(images.classes)
+            classifier(network.kind, shape, classes, batch_norm=False, width=network.width, **options)
         return
+    if network.kind in WINDOWS and start.T is not None:
+        raise UserError(
+            f"network.kind {network.kind} takes over no weights: give --from an ordinary classifier to imitate"
+        )
     check_fit(start, images, recipe.images, "the classifier to begin with", "give other --data or another --from")
     if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:
         raise UserError(

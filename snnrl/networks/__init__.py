@@ -1,6 +1,6 @@
 """Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
 
-from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, classifier, convolutional
+from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, WINDOWS, classifier, convolutional
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
 from snnrl.networks.nature_cnn import nature_cnn
@@ -15,6 +15,7 @@ from snnrl.networks.spiking import (
     calibrating,
     carried,
     change_steps,
+    check_ordinary,
     constrain,
     fill_slots,
     neurons_of,
@@ -24,11 +25,13 @@ from snnrl.networks.spiking import (
 )
 from snnrl.networks.vgg import vgg6, vgg16
 from snnrl.networks.views import VIEWS, View
+from snnrl.networks.window import window_conv, window_lstm
 
 __all__ = [
     "CLASSIFIERS",
     "CONVOLUTIONAL",
     "VIEWS",
+    "WINDOWS",
     "DuelingMLP",
     "HeldDropout",
     "NetworkState",
@@ -40,6 +43,7 @@ __all__ = [
     "calibrating",
     "carried",
     "change_steps",
+    "check_ordinary",
     "classifier",
     "constrain",
     "conv_features",
@@ -59,5 +63,7 @@ __all__ = [
     "spike_rates",
     "vgg6",
     "vgg16",
+    "window_conv",
+    "window_lstm",
     "without_bias",
 ]

@@ -13,6 +13,7 @@ from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.resnet import resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.vgg import vgg6, vgg16
+from snnrl.networks.window import window_conv, window_lstm
 
 CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "small": small_conv,
@@ -20,9 +21,18 @@ CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "vgg6": vgg6,
     "vgg16": vgg16,
     "resnet20": resnet20,
+    "window-conv": window_conv,
+    "window-lstm": window_lstm,
 }
-CLASSIFIERS: dict[str, tuple[int, ...]] = {"vgg6": (4096, 4096), "vgg16": (4096, 4096), "resnet20": ()}
-"""Networks of arXiv 2110.05929 for images, and the widths of their hidden fully connected layers."""
+WINDOWS = ("window-conv", "window-lstm")
+"""Of these, the networks of arXiv 2401.10843: they spike from the start and in one timestep, and have weights set."""
+CLASSIFIERS: dict[str, tuple[int, ...]] = {
+    "vgg6": (4096, 4096),
+    "vgg16": (4096, 4096),
+    "resnet20": (),
+    **dict.fromkeys(WINDOWS, ()),
+}
+"""Networks of arXiv 2110.05929 and 2401.10843 for images, and the widths of their hidden fully connected layers."""
 
 
 def convolutional(kind: str, image_shape: tuple[int, int, int], features: int, **options: Any) -> nn.Sequential:
@@ -45,11 +55,12 @@ def classifier(
     batch_norm: bool = True,
     dropout: float = 0.5,
     width: float = 1.0,
+    **options: Any,
 ) -> nn.Sequential:
     """Return a kind of :data:`CLASSIFIERS`, images ``(B, C, H, W)`` to logits ``(B, classes)``, its weights He-normal.
 
     ``hidden``: widths of the fully connected layers before the head, by default those of the kind; ``width``: the share
-    of the kind's channels and of the units of those layers. A spiking network
+    of the kind's channels and of the units of those layers; ``options``: others of the kind. A spiking network
     has neurons in its slots (:func:`fill_slots`), no batch-norm and, in the paper, a ``dropout`` of 0.2.
 
     Raises:
@@ -57,11 +68,11 @@ def classifier(
     """
     if kind not in CLASSIFIERS:
         raise UserError(f"unknown network {kind!r}{did_you_mean(kind, CLASSIFIERS)}")
-    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout, width=width)
+    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout, width=width, **options)
     widths = [share_of(units, width) for units in CLASSIFIERS[kind]] if hidden is None else hidden
     decision = mlp(output_width(features, image_shape), widths, classes, bias=False, dropout=dropout)
     network = nn.Sequential(OrderedDict(features=features, decision=decision))
-    for layer in network.modules():
+    for layer in (decision if kind in WINDOWS else network).modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:

@@ -25,7 +25,7 @@ CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "window-lstm": window_lstm,
 }
 WINDOWS = ("window-conv", "window-lstm")
-"""Of these, the networks of arXiv 2401.10843: they spike from the start and in one timestep, and have weights set."""
+"""Of these, those of arXiv 2401.10843: they spike from the start, in one timestep, with weights that begin its way."""
 CLASSIFIERS: dict[str, tuple[int, ...]] = {
     "vgg6": (4096, 4096),
     "vgg16": (4096, 4096),
@@ -77,4 +77,6 @@ def classifier(
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    if kind in WINDOWS:
+        nn.init.zeros_(decision.get_submodule("head").weight)
     return network

@@ -1,4 +1,4 @@
-"""Networks of windows: equations by hand, an oracle without batches, sizes, energy, what they learn, what they refuse."""
+"""Networks of windows: equations by hand, a slow oracle, sizes, energy, what they learn, what they refuse."""
 
 import json
 import math
@@ -35,7 +35,6 @@ from snnrl.networks import (
     convolutional,
     fill_slots,
     neurons_of,
-    prune_weights,
     spike_counts,
     spike_rates,
 )
@@ -472,3 +471,265 @@ def test_rates_are_the_same_everywhere(kind: str) -> None:
         assert 0 <= count.rate <= 1
         assert layers[name].rate == pytest.approx(count.rate)
         assert float(rates[name]) == pytest.approx(count.rate)
+
+
+# --- classifiers ---------------------------------------------------------------------------------------------------
+
+
+class Forgetful(StageFolder):
+    """A stage's folder that keeps nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def load(self) -> None:
+        return None
+
+    def save(self, metadata: Any, tensors: Any) -> None:
+        pass
+
+
+def described(kind: str, images: ImageSet, T: int | None = 1, **changes: Any) -> Description:
+    return Description(
+        kind=kind,
+        image_shape=images.train.shape,
+        labels=images.classes,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        images="cifar10",
+        width=0.125,
+        batch_norm=False,
+        T=T,
+        **{"window": Windows(depths=(1, 2, 1))} | changes,
+    )
+
+
+def chosen(images: Images, classes: tuple[int, ...]) -> Images:
+    return images.subset(np.flatnonzero(np.isin(images.labels, classes)))
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_classifier_learns_real_images(kind: str) -> None:
+    # the two classes with the most images, 59 each: chance is a half
+    whole = read_images("cifar10", DATA)
+    frequent = np.argsort(np.bincount(whole.train.labels, minlength=10))[-2:]
+    two = tuple(int(label) for label in frequent)
+    parts = {part: chosen(getattr(whole, part), two) for part in ("train", "validation", "test")}
+    images = ImageSet(whole.classes, **parts, note=None)
+    torch.manual_seed(0)
+    classifier = Classifier(described(kind, images), "cpu")
+    settings = Training(epochs=6, batch_size=16, optimizer="Adam", learning_rate=3e-3, schedule="one-cycle")
+    trained = Epochs(classifier, images, settings, Forgetful(), lambda *_: None, Logger(None, []), 0, "fp32").run()
+    assert trained.training_curve[-1] >= 0.75
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_file_is_the_classifier(kind: str, tmp_path: Path) -> None:
+    images = read_images("cifar10", DATA)
+    saved = Classifier(described(kind, images, window=Windows(depths=(2, 1), theta=0.5, merge="mean")), "cpu")
+    saved.save(tmp_path / "net.zip")
+    loaded = Classifier.load(tmp_path / "net.zip", "cpu")
+    batch = torch.randn(2, 3, 32, 32)
+    assert loaded.description == saved.description
+    assert torch.equal(loaded.network(batch), saved.network(batch))
+
+
+LITTLE = "--network.width 0.125 --network.window.depths 1 1 --ann.epochs 1 --reduction.epochs 1 --device cpu --json"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_recipe_is_one_stage_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data", str(DATA), "--run", str(tmp_path / "run")]
+    code, out, err = run(capsys, "train", "cifar10-window", *where, *LITTLE.split())
+    assert code == 0, err
+    (stage,) = json.loads(out.splitlines()[-1])["stages"]
+    assert (stage["name"], stage["T"]) == ("T1", 1)
+    assert set(stage["spike_rate"]) == {f"stage{n}.block1.conv{m}" for n in (1, 2) for m in (1, 2)}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["from"] == "scratch"
+    trained = str(tmp_path / "run")
+    assert run(capsys, "eval", trained, "--data", str(DATA), "--T", "1")[0] == 0
+    assert run(capsys, "energy", trained, "--data", str(DATA))[0] == 0
+    for words, line in (
+        (["eval", trained, "--data", str(DATA), "--T", "2"], "decides in one timestep: give T=1, not 2"),
+        (
+            ["train", "cifar10-window", *where[:2], "--run", str(tmp_path / "again"), "--from", f"{trained}/T1.zip"],
+            "network.kind window-conv takes over no weights: give --from an ordinary classifier to imitate",
+        ),
+    ):
+        code, _, err = run(capsys, *words)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert line in err
+
+
+def test_it_imitates_an_ordinary_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = read_images("cifar10", DATA)
+    teacher = Classifier(described("vgg6", images, None, hidden=(8,)), "cpu")
+    teacher.save(tmp_path / "teacher.zip")
+    where = ["--data", str(DATA), "--run", str(tmp_path / "run"), "--from", str(tmp_path / "teacher.zip")]
+    imitates = ["--reduction.distillation", "1", "--gate.tolerance", "1"]
+    code, out, err = run(capsys, "train", "cifar10-window", *where, *LITTLE.split(), *imitates)
+    assert code == 0, err
+    assert [stage["T"] for stage in json.loads(out.splitlines()[-1])["stages"]] == [None, 1]
+    student = Classifier.load(tmp_path / "run" / "T1.zip", "cpu")
+    assert student.description.kind == "window-conv"
+    assert student.normalization == teacher.normalization
+
+
+# --- agents --------------------------------------------------------------------------------------------------------
+
+
+def extractor(kind: str, **options: Any) -> dict[str, Any]:
+    given = {"network": kind, "features_dim": 0, "options": TINY | options}
+    return {"features_extractor_kwargs": given}
+
+
+def agent_of(kind: str, T: int | None = 1, **changes: Any) -> SpikingDQN:
+    space = spaces.Box(0, 255, (1, 16, 16), np.uint8)
+    return SpikingDQN("CnnPolicy", World(space), T=T, policy_kwargs=extractor(kind), **FAST | changes)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_an_agent_and_its_file(kind: str, tmp_path: Path) -> None:
+    agent = agent_of(kind, double_q=False)
+    before = {name: value.clone() for name, value in agent.q_net.state_dict().items()}
+    agent.learn(40)
+    moved = {name for name, value in agent.q_net.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in before if "stem" in name or "mlp" in name or "head" in name} <= moved
+    assert not same(agent.q_net.state_dict(), agent.q_net_target.state_dict())
+    images = torch.as_tensor(batch_of(agent.observation_space, 5))
+    agent.policy.set_training_mode(False)
+    agent.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent")
+    loaded.policy.set_training_mode(False)
+    assert loaded.T == 1
+    assert torch.equal(loaded.q_net(images), agent.q_net(images))
+    loaded.set_env(agent.get_env())
+    assert loaded.learn(24, reset_num_timesteps=False).num_timesteps == 64
+
+
+def test_an_agent_with_a_spiking_layer_behind_it() -> None:
+    space = spaces.Box(0, 255, (1, 16, 16), np.uint8)
+    kwargs = {"features_extractor_kwargs": {"network": "window-conv", "features_dim": 8, "options": TINY}}
+    agent = SpikingDQN("CnnPolicy", World(space), T=1, policy_kwargs=kwargs, **FAST).learn(40)
+    names = list(neurons_of(agent.q_net))
+    assert names[-1] == "features_extractor.cnn.fc1"
+    assert neurons_of(agent.q_net)[names[-1]].spike_value != 1.0  # set on the first batch
+
+
+def test_an_agent_learns_a_probe_world() -> None:
+    """Which half is bright decides which action is right: Q = 1 and -1."""
+    agent = SpikingDQN(
+        "CnnPolicy",
+        make("snnrl/ProbePixels-v0"),
+        T=1,
+        policy_kwargs=extractor("window-conv"),
+        learning_starts=64,
+        batch_size=32,
+        buffer_size=1000,
+        train_freq=4,
+        target_update_interval=50,
+        learning_rate=3e-3,
+        exploration_final_eps=0.5,
+        seed=0,
+    ).learn(800)
+    agent.policy.set_training_mode(False)
+    pictures = np.zeros((2, 1, 36, 36), np.uint8)
+    pictures[0, ..., :18] = pictures[1, ..., 18:] = 255
+    with torch.no_grad():
+        found = agent.q_net(torch.as_tensor(pictures))
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), atol=0.3, rtol=0)
+
+
+def test_a_recipe_for_agents_is_one_stage_from_scratch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "--network.kind window-conv --network.width 0.05 --network.features 0 --network.window.depths 1 1 --T 1 "
+    words += "--ann.steps 40 --dqn.learning-starts 8 --dqn.buffer-size 64 --dqn.batch-size 4 --gate.episodes 1 "
+    words += "--report-episodes 1 --most-steps 5 --run run --device cpu --json"
+    code, out, err = run(capsys, "train", "cartpole", *words.split())
+    assert code == 0, err
+    assert [stage["name"] for stage in json.loads(out.splitlines()[-1])["stages"]] == ["T1"]
+    for more, line in (
+        ("--run two --T 2 --reduce-to 1", "network.kind window-conv decides in one timestep: give T 1"),
+        ("--run two --from run/T1.zip", "network.kind window-conv is trained from scratch: leave out --from"),
+    ):
+        code, _, err = run(capsys, "train", "cartpole", *words.replace("--run run", more).split())
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert line in err
+        assert not Path("two").exists()
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+def message(work: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_several_timesteps_are_refused(kind: str) -> None:
+    several = "a network of windows decides in one timestep: give T=1, not 3"
+    from_the_start = "the network spikes from the start, there is no ordinary one of its kind: give T=1, not None"
+    images = read_images("cifar10", DATA)
+    assert message(lambda: fill_slots(tiny(kind), "lif", 3, encoder=True)) == several
+    assert message(lambda: agent_of(kind, T=3)) == several
+    assert message(lambda: agent_of(kind, T=None)) == from_the_start
+    assert message(lambda: Classifier(described(kind, images, 3), "cpu")) == several
+    assert message(lambda: Classifier(described(kind, images, None), "cpu")) == from_the_start
+    agent, trained = agent_of(kind), Classifier(described(kind, images), "cpu")
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    assert message(lambda: agent.reduce_to(3)) == several
+    assert message(lambda: trained.reduce_to(3)) == several
+    agent.reduce_to(1)
+    assert (agent.T, trained.T) == (1, 1)
+    assert same(agent.policy.state_dict(), before)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_conversion_and_carrying_are_refused(kind: str) -> None:
+    agent = agent_of(kind)
+    images = batch_of(agent.observation_space, 4)
+    assert "spikes already, at T=1" in message(lambda: convert_agent(agent, images, T=1))
+    network = SpikingNetwork(tiny(kind), 1, [])
+    spikes = "the network spikes already: convert an ordinary one"
+    assert message(lambda: convert(network, torch.rand(2, 3, 16, 16), steps=1)) == spikes
+    agent.policy.carry = True
+    keeps = "a network of windows keeps no potential between decisions: turn carry off"
+    assert message(lambda: agent.predict(images, deterministic=True)) == keeps
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"batch_norm": True}, "a network of windows has no batch-norm: turn it off"),
+        ({"binary": "halv"}, "unknown binary 'halv'; did you mean 'half'?"),
+        ({"merge": "omga"}, "unknown projection 'omga'; did you mean 'omega'?"),
+        ({"depths": (1,) * 5}, "a network of windows has one to 4 stages, depths names 5"),
+    ],
+)
+def test_options_that_are_none(options: dict[str, Any], line: str) -> None:
+    assert message(lambda: tiny("window-conv", **options)) == line
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "line"),
+    [
+        (ImageRecipe, {"schedule": [2, 1]}, "decides in one timestep: give T 1, and no other schedule than 1"),
+        (ImageRecipe, {"T": 2}, "decides in one timestep: give T 1, and no other schedule than 1"),
+        (ImageRecipe, {"T": 1, "pruning": {"share": 0.5}}, "has thresholds that cannot be lowered for pruning"),
+        (Recipe, {"T": 2}, "decides in one timestep: give T 1, and no other schedule than 1"),
+        (Recipe, {"T": 1, "network": {"kind": "nature", "width": 0.5}}, "network.width is of networks for images"),
+    ],
+)
+def test_recipes_that_are_refused(model: Any, values: dict[str, Any], line: str) -> None:
+    place = {"images": "cifar10"} if model is ImageRecipe else {"env": "A"}
+    assert line in message(lambda: validate(model, {"network": {"kind": "window-lstm"}} | place | values, "here"))

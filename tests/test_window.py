@@ -26,7 +26,7 @@ from snnrl.config import validate
 from snnrl.conversion import convert
 from snnrl.energy import count_operations, read_costs, tally
 from snnrl.envs import make
-from snnrl.envs.images import Images, ImageSet, read_images
+from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
 from snnrl.networks import (
     WINDOWS,
@@ -504,23 +504,15 @@ def described(kind: str, images: ImageSet, T: int | None = 1, **changes: Any) ->
     )
 
 
-def chosen(images: Images, classes: tuple[int, ...]) -> Images:
-    return images.subset(np.flatnonzero(np.isin(images.labels, classes)))
-
-
 @pytest.mark.parametrize("kind", WINDOWS)
 def test_a_classifier_learns_real_images(kind: str) -> None:
-    # the two classes with the most images, 59 each: chance is a half
-    whole = read_images("cifar10", DATA)
-    frequent = np.argsort(np.bincount(whole.train.labels, minlength=10))[-2:]
-    two = tuple(int(label) for label in frequent)
-    parts = {part: chosen(getattr(whole, part), two) for part in ("train", "validation", "test")}
-    images = ImageSet(whole.classes, **parts, note=None)
+    # 234 images of four classes: chance is 0.25
+    images = read_images("cifar10", DATA)
     torch.manual_seed(0)
-    classifier = Classifier(described(kind, images), "cpu")
-    settings = Training(epochs=6, batch_size=16, optimizer="Adam", learning_rate=3e-3, schedule="one-cycle")
+    classifier = Classifier(described(kind, images, window=Windows(depths=(1, 1))), "cpu")
+    settings = Training(epochs=8, batch_size=16, learning_rate=0.01, weight_decay=0.0, schedule="one-cycle")
     trained = Epochs(classifier, images, settings, Forgetful(), lambda *_: None, Logger(None, []), 0, "fp32").run()
-    assert trained.training_curve[-1] >= 0.75
+    assert trained.training_curve[-1] >= 0.35
 
 
 @pytest.mark.parametrize("kind", WINDOWS)
@@ -627,7 +619,7 @@ def test_an_agent_learns_a_probe_world() -> None:
         "CnnPolicy",
         make("snnrl/ProbePixels-v0"),
         T=1,
-        policy_kwargs=extractor("window-conv"),
+        policy_kwargs=extractor("window-conv", depths=(1, 1)),
         learning_starts=64,
         batch_size=32,
         buffer_size=1000,
@@ -636,7 +628,7 @@ def test_an_agent_learns_a_probe_world() -> None:
         learning_rate=3e-3,
         exploration_final_eps=0.5,
         seed=0,
-    ).learn(800)
+    ).learn(500)
     agent.policy.set_training_mode(False)
     pictures = np.zeros((2, 1, 36, 36), np.uint8)
     pictures[0, ..., :18] = pictures[1, ..., 18:] = 255

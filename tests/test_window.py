@@ -613,13 +613,14 @@ def test_an_agent_with_a_spiking_layer_behind_it() -> None:
     assert neurons_of(agent.q_net)[names[-1]].spike_value != 1.0  # set on the first batch
 
 
+@pytest.mark.slow
 def test_an_agent_learns_a_probe_world() -> None:
     """Which half is bright decides which action is right: Q = 1 and -1."""
     agent = SpikingDQN(
         "CnnPolicy",
         make("snnrl/ProbePixels-v0"),
         T=1,
-        policy_kwargs=extractor("window-conv", depths=(1, 1)),
+        policy_kwargs=extractor("window-conv"),
         learning_starts=64,
         batch_size=32,
         buffer_size=1000,
@@ -628,7 +629,7 @@ def test_an_agent_learns_a_probe_world() -> None:
         learning_rate=3e-3,
         exploration_final_eps=0.5,
         seed=0,
-    ).learn(500)
+    ).learn(800)
     agent.policy.set_training_mode(False)
     pictures = np.zeros((2, 1, 36, 36), np.uint8)
     pictures[0, ..., :18] = pictures[1, ..., 18:] = 255

@@ -79,5 +79,7 @@ def classifier(
                 nn.init.zeros_(layer.bias)
     if kind in WINDOWS:
         # nothing is normalised: larger answers would begin with a loss of 12. Zeros would be taken for pruned weights.
-        nn.init.normal_(decision.get_submodule("head").weight, std=1e-3)
+        head = decision.get_submodule("head")
+        assert isinstance(head, nn.Linear)
+        nn.init.normal_(head.weight, std=1e-3)
     return network

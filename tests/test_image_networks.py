@@ -12,7 +12,6 @@ from snnrl.conversion.graph import trace
 from snnrl.energy import LayerOperations, count_operations
 from snnrl.errors import UserError
 from snnrl.networks import (
-    CLASSIFIERS,
     HeldDropout,
     SpikingNetwork,
     change_steps,
@@ -77,7 +76,7 @@ def macs(kind: str, linear: list[tuple[int, int]]) -> int:
     return sum(k**2 * m * n * side**2 for m, n, k, side in CONVOLUTIONS[kind]) + sum(m * n for m, n in linear)
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_products_and_parameters_by_hand(kind: str) -> None:
     network = classifier(kind, IMAGE, 10, hidden=(7, 5)).eval()
     linear = [(LINEAR[kind][0][0], 7), (7, 5), (5, 10)]
@@ -161,7 +160,7 @@ def test_mistakes() -> None:
 # --- conversion ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_folded_batch_norm_agrees(kind: str) -> None:
     network, images = settled(kind, (8,))
     expected = network(images)
@@ -171,7 +170,7 @@ def test_folded_batch_norm_agrees(kind: str) -> None:
     torch.testing.assert_close(graph(images), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_a_network_with_neurons_in_its_slots_takes_the_converted_weights(kind: str) -> None:
     network, images = settled(kind, (8,))
     made = convert(network, images, steps=2)
@@ -309,7 +308,7 @@ def test_operations_of_a_block_by_hand() -> None:
     assert conv2.events == conv1.spikes
 
 
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_only_the_first_layer_multiplies(kind: str) -> None:
     network, images = settled(kind, (8,))
     made = convert(network, images, steps=2).network

@@ -1,12 +1,15 @@
 """What the recipes of all kinds of agents have in common."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from snnrl.config import check_device
 from snnrl.errors import UserError, did_you_mean
+from snnrl.networks import WINDOWS
+from snnrl.networks.window import DEPTHS
 from snnrl.neurons import NEURONS
+from snnrl.neurons.window import THETA
 from snnrl.reduction import MOST_STEPS, check_schedule, schedule
 
 
@@ -22,6 +25,8 @@ Percentile = Annotated[float, Field(gt=0, le=100)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, AfterValidator(check_device)]
+ScratchKind = Literal["hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20", "window-conv", "window-lstm"]
+"""Kinds of network of :data:`snnrl.networks.FROM_SCRATCH`."""
 Neuron = Annotated[str, AfterValidator(_known_neuron)]
 """A kind of :data:`snnrl.neurons.NEURONS`."""
 
@@ -30,6 +35,26 @@ class Settings(BaseModel):
     """A frozen group of fields; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Windows(Settings):
+    """What the networks window-conv and window-lstm are made with (arXiv 2401.10843)."""
+
+    depths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = DEPTHS
+    """Blocks of each stage."""
+    dilated: bool = True
+    """Whether the windows of every other block overlap."""
+    merge: Literal["omega", "mean"] = "omega"
+    """How two potentials become one that is handed to the next window."""
+    theta: Annotated[float, Field(gt=0)] = THETA
+    """Radian factor of omega."""
+    binary: Literal["half", "bernoulli"] = "half"
+    """What becomes 1 when nothing is learnt: values above a half, or by chance, as in training."""
+
+
+def options_of(kind: str, windows: Windows) -> dict[str, Any]:
+    """Return the options that a kind of network is made with beside those that all have."""
+    return windows.model_dump() if kind in WINDOWS else {}
 
 
 class StagedRecipe(Settings):
@@ -70,3 +95,8 @@ class StagedRecipe(Settings):
     def steps(self) -> tuple[int, ...]:
         """The stages' T."""
         return self.schedule or schedule(self.T, self.reduce_to, self.step)
+
+    def check_steps(self, kind: str) -> None:
+        """Raise UserError if a kind of network cannot decide in the timesteps of all stages."""
+        if kind in WINDOWS and self.steps != (1,):
+            raise UserError(f"network.kind {kind} decides in one timestep: give T 1, and no other schedule than 1")

@@ -271,7 +271,7 @@ def test_a_teacher_of_a_network_from_scratch(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_pooling_before_batch_norm_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--from", "scratch", "--schedule", "1", "--neuron", "hoyer", "--network.kind", "hoyer-vgg6"]
+    words = ["--schedule", "1", "--neuron", "hoyer", "--network.kind", "hoyer-vgg6"]  # from scratch, as they must
     (stage,) = little_run(capsys, tmp_path / "run", *words)
     assert all(0 < rate < 1 for rate in stage["spike_rate"].values())
 
@@ -296,10 +296,6 @@ def test_failure(rates: dict[str, float], learnt: float, why: str) -> None:
         (f"--data {DATA} --from nothing.zip", "no such file"),
         (f"--data {DATA} --ann.epoch 3", "did you mean --ann.epochs"),
         (f"--data {DATA} --network.kind vgg5", "'vgg5' is none of"),
-        (
-            f"--data {DATA} --network.kind hoyer-vgg6",
-            "hoyer-vgg6 is trained at one timestep, not converted: give --from",
-        ),
         (f"--data {DATA} --teacher ann.zip", "--teacher is for --from scratch"),
     ],
 )

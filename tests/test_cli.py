@@ -173,7 +173,7 @@ def balancer() -> SpikingDQN:
         ("train TINY --most-steps x", "--most-steps: not {None}|INT but 'x'"),
         (
             "train TINY --network.kind mpl",
-            "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20; did you mean 'mlp'?",
+            "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20, window-conv, window-lstm; did you mean 'mlp'?",
         ),
         ("train TINY --device gpu", "unknown device 'gpu': choose auto, cpu or cuda"),
         ("train TINY --device cuda:99", "no device 'cuda:99' on this machine"),
@@ -544,16 +544,16 @@ def test_the_neurons_of_a_conversion_are_the_recipes(call: Call, place: Path, ti
     assert SpikingDQN.load("run/T1.zip").q_net.neuron == "hoyer"
 
 
-def test_what_cannot_be_converted_is_refused_at_once(refused: Refused) -> None:
-    message = refused("train", "cartpole", "--run", "run", "--network.kind", "hoyer-vgg6")
-    assert "hoyer-vgg6 is trained at one timestep, not converted: give --from scratch" in message
+def test_what_cannot_be_converted_is_refused_at_once(refused: Refused, place: Path) -> None:
+    message = refused("train", "cartpole", "--run", "run", "--network.kind", "hoyer-vgg6", "--from", "cartpole/ann")
+    assert "hoyer-vgg6 is trained from scratch: give --teacher instead of --from, or neither" in message
 
 
 def test_mistakes_with_a_teacher(refused: Refused, place: Path, tiny: str) -> None:
     message = refused("train", tiny, "--run", "run", "--teacher", place / "run" / "ann.zip")
     assert "--teacher is for --from scratch" in message
     message = refused("train", tiny, "--run", "run", "--from", "scratch", "--teacher", place / "run" / "T3.zip")
-    assert "T3.zip spikes: give an ordinary agent" in message
+    assert "--teacher spikes: give an ordinary network" in message
 
 
 def test_a_run_knows_the_agent_that_it_began_with(call: Call, refused: Refused, place: Path, tiny: str) -> None:

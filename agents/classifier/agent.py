@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from snnrl.agents.settings import Neuron, Positive, Settings, Share, Steps
+from snnrl.agents.settings import Neuron, Positive, Settings, Share, Steps, Windows, options_of
 from snnrl.checkpoint import match_shapes, read_archive, write_archive
 from snnrl.config import validate
 from snnrl.envs.images import Normalization
 from snnrl.errors import UserError
-from snnrl.networks import SpikingNetwork, classifier, fill_slots
+from snnrl.networks import SpikingNetwork, check_ordinary, classifier, fill_slots
 
 HEAD = "decision.head"
 
@@ -21,7 +21,7 @@ class Description(Settings):
     """What a classifier is made with; together with its weights, all of a file."""
 
     kind: str
-    """Of network: vgg6, vgg16 or resnet20."""
+    """Of network: vgg6, vgg16, resnet20, window-conv or window-lstm."""
     image_shape: tuple[Positive, Positive, Positive]
     """Channels, height, width."""
     labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
@@ -37,6 +37,7 @@ class Description(Settings):
     """Whether the network has batch-norm; a converted one has none."""
     neuron: Neuron = "lif"
     dropout: Share = 0.0
+    window: Windows = Windows()
     T: Steps | None = None
     """Timesteps per decision; None: the ordinary network."""
 
@@ -57,8 +58,10 @@ class Classifier:
             batch_norm=description.batch_norm,
             dropout=description.dropout,
             width=description.width,
+            **options_of(description.kind, description.window),
         )
         if description.T is None:
+            check_ordinary(body)
             self.network: nn.Module = body
         else:
             fill_slots(body, description.neuron, description.T, encoder=True)

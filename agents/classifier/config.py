@@ -2,24 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Percentile, Positive, ScratchKind, Settings, Share, StagedRecipe, Windows
+from snnrl.errors import UserError
+from snnrl.networks import WINDOWS
 
 Rate = Annotated[float, Field(gt=0)]
 
 
 class Network(Settings):
-    """The classifier (arXiv 2110.05929, App. A.2.1)."""
+    """The classifier (arXiv 2110.05929, App. A.2.1; arXiv 2401.10843)."""
 
-    kind: Literal["vgg6", "vgg16", "resnet20", "hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20"] = "vgg6"
-    """Of arXiv 2110.05929; hoyer-: of arXiv 2212.10170, trained from scratch."""
+    kind: Literal["vgg6", "vgg16", "resnet20", ScratchKind] = "vgg6"
+    """Of arXiv 2110.05929; hoyer-: of arXiv 2212.10170; window-: of arXiv 2401.10843, both from scratch."""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Share of the paper's channels, and of the units of its fully connected layers."""
     hidden: tuple[Positive, ...] | None = None
     """Units of the fully connected layers before the head; None: those of the kind."""
     batch_norm: bool = True
     """Whether the ordinary network has batch-norm, which conversion folds into the weights."""
+    window: Windows = Windows()
 
 
 class Training(Settings):
@@ -106,3 +109,11 @@ class ImageRecipe(StagedRecipe):
     reduction: Reduction = Reduction()
     pruning: Pruning = Pruning()
     gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ImageRecipe":
+        kind = self.network.kind
+        self.check_steps(kind)
+        if kind in WINDOWS and self.pruning.share:
+            raise UserError(f"network.kind {kind} has thresholds that cannot be lowered for pruning: give share 0")
+        return self

@@ -99,7 +99,8 @@ class ImageJob(Chain[Classifier]):
     def untrained(self, name: str, T: int | None) -> Classifier:
         """Return a classifier with random weights."""
         torch.manual_seed(self.seed(name))
-        normalization = Normalization.measured(self.images.train)
+        # what is imitated sees the same images
+        normalization = self.start.normalization if self.start else Normalization.measured(self.images.train)
         recipe = self.recipe
         description = Description(
             kind=recipe.network.kind,
@@ -112,6 +113,7 @@ class ImageJob(Chain[Classifier]):
             hidden=recipe.network.hidden,
             batch_norm=recipe.network.batch_norm,
             neuron=recipe.neuron,
+            window=recipe.network.window,
             dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
             T=T,
         )

@@ -202,4 +202,6 @@ def policy_arguments(recipe: Recipe, T: int | None) -> dict[str, Any]:
             "batch_norm": network.batch_norm,
             "background": background(recipe) if network.background == "measured" else network.background,
         }
+        if network.options:
+            arguments["features_extractor_kwargs"]["options"] = network.options
     return arguments

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from snnrl.agents.settings import Percentile, Positive, Settings, Share, StagedRecipe
+from snnrl.agents.settings import Percentile, Positive, ScratchKind, Settings, Share, StagedRecipe, Windows, options_of
 from snnrl.envs import PROTOCOLS, AtariProtocol, games, read_protocol
 from snnrl.errors import UserError
 
@@ -33,11 +33,12 @@ else:
 class Network(Settings):
     """The Q-network."""
 
-    kind: Literal[
-        "mlp", "small", "nature", "vgg6", "vgg16", "resnet20", "hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20"
-    ] = "mlp"
+    kind: Literal["mlp", "small", "nature", "vgg6", "vgg16", "resnet20", ScratchKind] = "mlp"
     """Perceptron, or a convolutional network: 16/32/32 of 5x5 (small), 32/64/64 of the Nature paper (nature), those for
-    images of arXiv 2110.05929 (vgg6, vgg16, resnet20), or those of arXiv 2212.10170 (hoyer-, from scratch alone)."""
+    images of arXiv 2110.05929 (vgg6, vgg16, resnet20), or those of arXiv 2212.10170 (hoyer-) and 2401.10843 (window-),
+    from scratch alone."""
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Share of the channels, of a network for images."""
     features: Annotated[int, Field(ge=0)] = 128
     """Width of the fully connected layer after the convolutions; 0 leaves it out."""
     net_arch: tuple[Positive, ...] = ()
@@ -50,12 +51,20 @@ class Network(Settings):
     """Subtracted from pixels between 0 and 1 before the first convolution; measured: their median in random play."""
     bias: bool = True
     """Bias terms in every layer; the RL networks of arXiv 2110.05929 have none."""
+    window: Windows = Windows()
 
     @model_validator(mode="after")
     def _foldable(self) -> "Network":
         if self.batch_norm and not self.bias:
             raise UserError("network.batch_norm becomes a bias when it is folded: turn it off, or network.bias on")
+        if self.width != 1 and self.kind in ("mlp", "small", "nature"):
+            raise UserError(f"network.width is of networks for images, not of {self.kind}: leave it at 1")
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of this kind of network that are not the default of all."""
+        return ({} if self.width == 1 else {"width": self.width}) | options_of(self.kind, self.window)
 
 
 class DQN(Settings):
@@ -202,6 +211,7 @@ class Recipe(StagedRecipe):
     def _consistent(self) -> "Recipe":
         if self.env not in games() and (self.protocol, self.atari) != ("v4", ProtocolChanges()):
             raise UserError(f"protocol and atari belong to an Atari game, env is {self.env!r}")
+        self.check_steps(self.network.kind)
         return self
 
     @property

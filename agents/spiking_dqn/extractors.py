@@ -1,5 +1,8 @@
 """Feature extractors whose activations are slots: in SB3's Cnn and MultiInput policies the extractor itself spikes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor, nn
 from snnrl.errors import UserError, did_you_mean
 from snnrl.networks import VIEWS, View, convolutional, fill_slots, output_width
 from snnrl.neurons import ExpandTime
+
+NO_OPTIONS: Mapping[str, Any] = {}
 
 
 class SlottedExtractor(BaseFeaturesExtractor):
@@ -26,7 +31,7 @@ class SlottedCNN(SlottedExtractor):
 
     ``background`` is subtracted from the images: where they are mostly grey, every small change of a filter would else
     move its output everywhere at once, and most of the first layer's ReLUs die (docs/deviations.md). With a ``view``
-    (:data:`snnrl.networks.VIEWS`) the network sees planes of 0 and 1 instead.
+    (:data:`snnrl.networks.VIEWS`) the network sees planes of 0 and 1 instead. ``options``: others that it is made with.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class SlottedCNN(SlottedExtractor):
         batch_norm: bool = False,
         background: float = 0.0,
         view: str | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
         normalized_image: bool = False,
     ) -> None:
         shape = observation_space.shape
@@ -50,7 +56,7 @@ class SlottedCNN(SlottedExtractor):
                 raise UserError("a view needs frames of bytes (uint8)")
             planes = VIEWS[view](*shape)
             shape = (planes.planes, *shape[1:])
-        cnn = convolutional(network, shape, features_dim, batch_norm=batch_norm)
+        cnn = convolutional(network, shape, features_dim, batch_norm=batch_norm, **options)
         super().__init__(observation_space, output_width(cnn, shape))
         # the faster layout for these convolutions, on a CPU too
         self.background = background

@@ -31,6 +31,7 @@ from snnrl.networks import (
     NetworkState,
     carried,
     change_steps,
+    check_ordinary,
     constrain,
     fill_slots,
     mlp,
@@ -75,7 +76,9 @@ class SpikingQNetwork(QNetwork):
         )
         if not bias:
             without_bias(self)
-        if T is not None:
+        if T is None:
+            check_ordinary(self)
+        else:
             self._fill(T)
 
     def _fill(self, steps: int) -> None:

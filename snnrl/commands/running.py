@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from snnrl.agents.chain import Chain
+from snnrl.agents.classifier import Classifier
+from snnrl.agents.spiking_dqn.agent import SpikingDQN
 from snnrl.commands.recipes import title_of
 from snnrl.commands.report import PAGE, write_page
 from snnrl.display import Display, rates
 from snnrl.envs.images import ImageSet
 from snnrl.errors import UserError
 from snnrl.files import first_line
+from snnrl.networks import FROM_SCRATCH, WINDOWS
 from snnrl.pipeline import STOP
 from snnrl.runs import RunFolder
 
@@ -61,17 +64,28 @@ def from_scratch(words: Sequence[str]) -> bool:
     return "--from=scratch" in words or ("--from", "scratch") in pairwise(words)
 
 
-def beginning(start: str, teacher: str | None) -> str | None:
-    """Return the network that a run begins with, or is taught by, as ``--from`` and ``--teacher`` name it, or None.
+def beginning(start: str, teacher: str | None, kind: str) -> tuple[bool, str | None]:
+    """Return whether a run begins with random weights, and the network that it begins with or is taught by, if any.
+
+    ``start`` and ``teacher`` are what ``--from`` and ``--teacher`` name, ``kind`` is that of the recipe's network.
 
     Raises:
         UserError: there is a teacher, but the run does not begin from scratch.
     """
-    if teacher is not None and start != "scratch":
+    scratch = start == "scratch" or (start == "ann" and kind in FROM_SCRATCH)
+    if teacher is not None and not scratch:
         raise UserError(
             "--teacher is for --from scratch: without it the ordinary network that a run begins with teaches"
         )
-    return teacher if start == "scratch" else None if start == "ann" else start
+    return scratch, teacher if scratch else None if start == "ann" else start
+
+
+def check_beginning(kind: str, scratch: bool, start: SpikingDQN | Classifier | None) -> None:
+    """Raise UserError if ``start`` cannot be the teacher, or the beginning, of a network of that kind."""
+    if scratch and start is not None and start.T is not None:
+        raise UserError("--teacher spikes: give an ordinary network, such as ann.zip in its run folder")
+    if not scratch and start is not None and kind in FROM_SCRATCH and (start.T is None or kind in WINDOWS):
+        raise UserError(f"network.kind {kind} is trained from scratch: give --teacher instead of --from, or neither")
 
 
 @contextmanager

@@ -16,13 +16,12 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, from_scratch, run_chain
+from snnrl.commands.running import beginning, check_beginning, from_scratch, run_chain
 from snnrl.commands.train_images import train_images
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
 from snnrl.envs import games, make_playable, near_game
 from snnrl.errors import UserError, did_you_mean
-from snnrl.networks import FROM_SCRATCH
 from snnrl.runs import RunFolder
 
 
@@ -30,8 +29,8 @@ class TrainOptions(Recipe):
     """Train an ordinary DQN, convert it to a spiking one at T timesteps, and lower T stage by stage to --reduce-to."""
 
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
-    """ann: train the ordinary network first; scratch: train at T from scratch; or an agent to begin with (of a run
-    folder the last one; T5.zip in it is another)."""
+    """ann: train the ordinary network first, where there is one of that kind; scratch: train at T from scratch; or an
+    agent to begin with (of a run folder the last one; T5.zip in it is another)."""
     teacher: str | None = None
     """An ordinary agent that a network from scratch imitates; None: it learns from rewards alone."""
     run: Path | None = None
@@ -53,15 +52,14 @@ def train(arguments: Sequence[str]) -> int:
     defaults = TrainOptions(**_recipe(name, from_scratch(rest)).model_dump())
     options = parse(TrainOptions, rest, f"train {name}", defaults)
     recipe = Recipe(**{field: getattr(options, field) for field in Recipe.model_fields})
-    origin = beginning(options.start, options.teacher)
+    scratch, origin = beginning(options.start, options.teacher, recipe.network.kind)
     start = None
     if origin is not None:
         start = open_agent(origin, recipe.env, env_kwargs=recipe.env_kwargs, device=recipe.device).agent
-    scratch = options.start == "scratch"
-    if scratch and start is not None and start.T is not None:
-        raise UserError(f"--teacher {origin} spikes: give an ordinary agent, such as ann.zip in its run folder")
     run = RunFolder(options.run or Path("runs") / f"{Path(name).stem}-seed{recipe.seed}")
-    named = {"from": Path(options.start).name} | ({"teacher": Path(options.teacher).name} if options.teacher else {})
+    named = {"from": "scratch" if scratch else Path(options.start).name}
+    if options.teacher is not None:
+        named["teacher"] = Path(options.teacher).name
     summary, code = run_job(recipe, run, named, start, scratch, options.as_json)
     if options.as_json:
         print_json(summary)
@@ -106,8 +104,7 @@ def check(recipe: Recipe, start: SpikingDQN | None, scratch: bool = False) -> No
         UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, it
             decides in as few timesteps already, it spikes and sees other frames, or it cannot be converted.
     """
-    if recipe.network.kind in FROM_SCRATCH and not scratch and start is None:
-        raise UserError(f"{recipe.network.kind} is trained at one timestep, not converted: give --from scratch")
+    check_beginning(recipe.network.kind, scratch, start)
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env, **recipe.env_kwargs).close()
     envs = training_envs(trial, trial.seed, 1)

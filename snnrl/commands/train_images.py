@@ -13,15 +13,16 @@ from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.followers import follow
 from snnrl.agents.classifier.library import check_fit
 from snnrl.agents.classifier.stages import ImageJob
+from snnrl.agents.settings import options_of
 from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, from_scratch, run_chain, saving_on_interrupt
+from snnrl.commands.running import beginning, check_beginning, from_scratch, run_chain, saving_on_interrupt
 from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
-from snnrl.networks import FROM_SCRATCH, classifier
+from snnrl.networks import classifier
 from snnrl.runs import RunFolder
 
 
@@ -31,7 +32,8 @@ class TrainImagesOptions(ImageRecipe):
     data: Path | None = None
     """Folder of the images; nothing is downloaded."""
     start: Annotated[str, tyro.conf.arg(name="from")] = "ann"
-    """ann: train the ordinary network first; scratch: train at T from scratch; or the file of a classifier."""
+    """ann: train the ordinary network first, where there is one of that kind; scratch: train at T from scratch; or the
+    file of a classifier."""
     teacher: Path | None = None
     """File of an ordinary classifier that a network from scratch imitates; None: it learns from labels alone."""
     thresholds_of: Path | None = None
@@ -90,18 +92,18 @@ def train_run(
         UserError: the images do not fit the classifier to begin with, that classifier cannot teach, the network cannot
             be converted, or the folder belongs to another run.
     """
-    scratch = begin == "scratch"
-    origin = beginning(begin, None if teacher is None else str(teacher))
+    scratch, origin = beginning(begin, None if teacher is None else str(teacher), recipe.network.kind)
     start = None if origin is None else Classifier.load(Path(origin), recipe.device)
-    if scratch and start is not None and start.T is not None:
-        raise UserError(f"--teacher {teacher} spikes: give an ordinary classifier, such as ann.zip in its run folder")
-    if recipe.network.kind in FROM_SCRATCH and not scratch:
-        raise UserError(f"{recipe.network.kind} is trained at one timestep, not converted: give --from scratch")
+    check_beginning(recipe.network.kind, scratch, start)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
     check(start, images, recipe)
     if given is not None and given.T is None:
         raise UserError(f"{thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
-    config = {**recipe.model_dump(mode="json"), "from": Path(begin).name, "data": images.fingerprint()}
+    config = {
+        **recipe.model_dump(mode="json"),
+        "from": "scratch" if scratch else Path(begin).name,
+        "data": images.fingerprint(),
+    }
     if start is not None:
         config["weights"] = fingerprint(start.body.state_dict())
     if teacher is not None:
@@ -131,9 +133,12 @@ def check_shares(recipe: ImageRecipe, images: int) -> None:
 
 def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> None:
     """Raise UserError unless the network fits the images, and, if it is given, something is left to lower."""
+    network = recipe.network
     if start is None:
         with torch.device("meta"):
-            classifier(recipe.network.kind, images.train.shape, len(images.classes), width=recipe.network.width)
+            options = options_of(network.kind, network.window)
+            shape, classes = images.train.shape, len(images.classes)
+            classifier(network.kind, shape, classes, batch_norm=False, width=network.width, **options)
         return
     check_fit(start, images, recipe.images, "the classifier to begin with", "give other --data or another --from")
     if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:

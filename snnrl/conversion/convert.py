@@ -54,6 +54,8 @@ def convert(
         raise UserError(f"unknown neuron {neuron!r}{did_you_mean(neuron, NEURONS)}")
     if steps < 1 or not 0 < percentile <= 100:
         raise UserError(f"steps must be at least 1 and percentile in (0, 100], not {steps} and {percentile}")
+    if neurons_of(module):
+        raise UserError("the network spikes already: convert an ordinary one")
     check_finite(observations)
     ordinary = _copied(module).eval()
     expected = _answer(ordinary, observations)

@@ -58,6 +58,8 @@ class LayerOperations:
     """Sent by them."""
     resets: int = 0
     """Of these, the spikes before the last step: a later step sees the potential that they leave."""
+    handed: int = 0
+    """Neurons that begin with what is left of the potentials of others, times a leak, in the same step."""
     zero_weights: int = 0
     """Of the parameters: they take no part."""
     zero_macs: int = 0
@@ -93,6 +95,7 @@ class LayerOperations:
             steps=0,
             spikes=0,
             resets=0,
+            handed=0,
             zero_weights=0,
             zero_macs=0,
             grey=1.0,
@@ -122,8 +125,8 @@ class Count:
     def __init__(self, decisions: int) -> None:
         self.decisions = decisions
         self.layers: list[LayerOperations] = []
-        self.pooled = 1
-        """Spikes that were averaged into one value since the last neurons."""
+        self.pooled: int | Tensor = 1
+        """Spikes that were averaged into one value since the last neurons, or into each value of a row."""
         self.grey = 1.0
         """Frames for each plane that the next layer sees, if it sees planes of frames."""
 
@@ -203,7 +206,8 @@ def count_events(count: Count, values: Tensor) -> tuple[bool, Tensor]:
     Of a network's own input, spikes may have a sign: they add or subtract a weight. Real values count as one event
     unless they are zero.
     """
-    rows = values.double() * count.pooled if count.pooled > 1 else values
+    averaged = isinstance(count.pooled, Tensor) or count.pooled > 1
+    rows = values.double() * count.pooled if averaged else values
     behind_neurons = any(before.neurons for before in count.layers)
     spikes = bool(rows.amin() >= 0) if behind_neurons else bool(rows.abs().amax() <= 1)
     whole = spikes and all(torch.equal(part, part.round()) for part in (rows[:1], rows))  # the first row often tells

@@ -16,7 +16,8 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
 
     Spiking input counts as its mean rate times all products (arXiv 2110.05929, Eq. 4) or by the spikes' real fan-out,
     as the table has it. ``skip_zeros``: whether products with zero are left out; by default where the input spikes.
-    Weights are read once a pass; inputs are read, outputs written once; potentials are stored between two steps.
+    Weights are read once a pass; inputs are read, outputs written once; potentials are stored between two steps, or
+    where they are handed to other neurons.
     """
     skip = layer.spiking if skip_zeros is None else skip_zeros
     if not skip:
@@ -25,7 +26,7 @@ def tally(layer: LayerOperations, table: CostTable, *, skip_zeros: bool | None =
         products = layer.input_rate * (layer.macs - layer.zero_macs)
     else:
         products = layer.active / layer.decisions
-    stored = layer.neurons * max(layer.steps - 1, 0)
+    stored = layer.neurons * max(layer.steps - 1, 0) + layer.handed
     return {
         "multiply_accumulate": 0.0 if layer.spiking else products,
         "accumulate": products if layer.spiking else 0.0,

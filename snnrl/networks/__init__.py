@@ -1,6 +1,13 @@
 """Networks with activation slots; the ordinary and the spiking network are one network with its slots filled."""
 
-from snnrl.networks.convolutional import CLASSIFIERS, CONVOLUTIONAL, FROM_SCRATCH, classifier, convolutional
+from snnrl.networks.convolutional import (
+    CLASSIFIERS,
+    CONVOLUTIONAL,
+    FROM_SCRATCH,
+    WINDOWS,
+    classifier,
+    convolutional,
+)
 from snnrl.networks.folding import Comparison, folded
 from snnrl.networks.layers import HeldDropout, block, conv_features, output_width, without_bias
 from snnrl.networks.mlp import DuelingMLP, mlp
@@ -17,6 +24,7 @@ from snnrl.networks.spiking import (
     calibrating,
     carried,
     change_steps,
+    check_ordinary,
     constrain,
     fill_slots,
     neurons_of,
@@ -26,12 +34,14 @@ from snnrl.networks.spiking import (
 )
 from snnrl.networks.vgg import vgg6, vgg16
 from snnrl.networks.views import VIEWS, View
+from snnrl.networks.window import window_conv, window_lstm
 
 __all__ = [
     "CLASSIFIERS",
     "CONVOLUTIONAL",
     "FROM_SCRATCH",
     "VIEWS",
+    "WINDOWS",
     "Comparison",
     "DuelingMLP",
     "HeldDropout",
@@ -45,6 +55,7 @@ __all__ = [
     "calibrating",
     "carried",
     "change_steps",
+    "check_ordinary",
     "classifier",
     "constrain",
     "conv_features",
@@ -66,5 +77,7 @@ __all__ = [
     "spike_rates",
     "vgg6",
     "vgg16",
+    "window_conv",
+    "window_lstm",
     "without_bias",
 ]

@@ -14,6 +14,7 @@ from snnrl.networks.nature_cnn import nature_cnn
 from snnrl.networks.resnet import hoyer_resnet20, resnet20
 from snnrl.networks.small_conv import small_conv
 from snnrl.networks.vgg import vgg6, vgg16
+from snnrl.networks.window import window_conv, window_lstm
 
 CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "small": small_conv,
@@ -24,7 +25,13 @@ CONVOLUTIONAL: dict[str, Callable[..., nn.Sequential]] = {
     "hoyer-vgg6": partial(vgg6, pool_first=True),
     "hoyer-vgg16": partial(vgg16, pool_first=True),
     "hoyer-resnet20": hoyer_resnet20,
+    "window-conv": window_conv,
+    "window-lstm": window_lstm,
 }
+WINDOWS = ("window-conv", "window-lstm")
+"""Of these, those of arXiv 2401.10843: they spike from the start, in one timestep, with weights that begin its way."""
+FROM_SCRATCH = ("hoyer-vgg6", "hoyer-vgg16", "hoyer-resnet20", *WINDOWS)
+"""Of these, those that no ordinary network is converted to: batch-norm behind pooling cannot be folded."""
 CLASSIFIERS: dict[str, tuple[int, ...]] = {
     "vgg6": (4096, 4096),
     "vgg16": (4096, 4096),
@@ -32,10 +39,9 @@ CLASSIFIERS: dict[str, tuple[int, ...]] = {
     "hoyer-vgg6": (4096, 4096),
     "hoyer-vgg16": (4096, 4096),
     "hoyer-resnet20": (),
+    **dict.fromkeys(WINDOWS, ()),
 }
-"""Networks of arXiv 2110.05929 and 2212.10170 for images, and the widths of their hidden fully connected layers."""
-FROM_SCRATCH = {kind for kind in CONVOLUTIONAL if kind.startswith("hoyer-")}
-"""Kinds that are trained at one timestep from scratch: batch-norm behind pooling cannot be folded by a conversion."""
+"""Networks of arXiv 2110.05929, 2212.10170 and 2401.10843 for images, and the widths of their linear layers."""
 
 
 def convolutional(kind: str, image_shape: tuple[int, int, int], features: int, **options: Any) -> nn.Sequential:
@@ -58,11 +64,12 @@ def classifier(
     batch_norm: bool = True,
     dropout: float = 0.5,
     width: float = 1.0,
+    **options: Any,
 ) -> nn.Sequential:
     """Return a kind of :data:`CLASSIFIERS`, images ``(B, C, H, W)`` to logits ``(B, classes)``, its weights He-normal.
 
     ``hidden``: widths of the fully connected layers before the head, by default those of the kind; ``width``: the share
-    of the kind's channels and of the units of those layers. A spiking network
+    of the kind's channels and of the units of those layers; ``options``: others of the kind. A spiking network
     has neurons in its slots (:func:`fill_slots`), no batch-norm and, in the paper, a ``dropout`` of 0.2.
 
     Raises:
@@ -70,13 +77,18 @@ def classifier(
     """
     if kind not in CLASSIFIERS:
         raise UserError(f"unknown network {kind!r}{did_you_mean(kind, CLASSIFIERS)}")
-    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout, width=width)
+    features = convolutional(kind, image_shape, 0, batch_norm=batch_norm, dropout=dropout, width=width, **options)
     widths = [share_of(units, width) for units in CLASSIFIERS[kind]] if hidden is None else hidden
     decision = mlp(output_width(features, image_shape), widths, classes, bias=False, dropout=dropout)
     network = nn.Sequential(OrderedDict(features=features, decision=decision))
-    for layer in network.modules():
+    for layer in (decision if kind in WINDOWS else network).modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    if kind in WINDOWS:
+        # nothing is normalised: larger answers would begin with a loss of 12. Zeros would be taken for pruned weights.
+        head = decision.get_submodule("head")
+        assert isinstance(head, nn.Linear)
+        nn.init.normal_(head.weight, std=1e-3)
     return network

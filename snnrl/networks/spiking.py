@@ -31,13 +31,22 @@ def neurons_of(network: nn.Module) -> dict[str, SpikingNeuron]:
     }
 
 
+def check_ordinary(network: nn.Module) -> None:
+    """Raise UserError if the network spikes as it was made: there is no ordinary one of its kind."""
+    if neurons_of(network):
+        raise UserError("the network spikes from the start, there is no ordinary one of its kind: give T=1, not None")
+
+
 def fill_slots(network: nn.Module, neuron: str, steps: int, *, encoder: bool) -> None:
     """Replace every activation ``act`` by neurons of a kind, and dropout by one that holds its mask, in place.
 
-    With ``encoder`` the first neurons see a real-valued input, the same at every step.
+    With ``encoder`` the first neurons see a real-valued input, the same at every step. Neurons that are there already
+    stay, and are told of ``steps``.
     """
     for name, module in list(network.named_modules()):
-        if name.endswith(".act"):
+        if isinstance(module, SpikingNeuron):
+            module.steps = steps
+        elif name.endswith(".act"):
             network.set_submodule(
                 name, NEURONS[neuron].behind(channels_in_front(network, name), steps, encoder=encoder)
             )
@@ -93,6 +102,9 @@ def change_steps(network: nn.Module, heads: Iterable[nn.Module], before: int, af
 
     Its ``heads``, the weighted layers that feed the readout, are scaled by before / after: the readout sums over T, and
     Q-values should keep their scale (docs/deviations.md).
+
+    Raises:
+        UserError: the network decides in one timestep alone.
     """
     for module in network.modules():
         if isinstance(module, SpikingNeuron | ExpandTime | HeldDropout):

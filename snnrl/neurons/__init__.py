@@ -7,6 +7,7 @@ from snnrl.neurons.lif import IF, LIF
 from snnrl.neurons.neuron import SpikeCount, SpikingNeuron
 from snnrl.neurons.readout import ExpandTime, sum_over_time
 from snnrl.neurons.surrogate import GAMMA, linear_surrogate
+from snnrl.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[SpikingNeuron]] = {
     "lif": LIF,
@@ -28,6 +29,7 @@ __all__ = [
     "Scan",
     "SpikeCount",
     "SpikingNeuron",
+    "WindowNeuron",
     "fire",
     "hoyer_extremum",
     "hoyer_measure",

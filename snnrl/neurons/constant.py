@@ -71,7 +71,7 @@ class _Spike(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, potential: Tensor) -> Tensor:
         ctx.save_for_backward(potential)
-        return (potential > THRESHOLD).to(potential.dtype)
+        return torch.gt(potential, THRESHOLD, out=torch.empty_like(potential))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -96,7 +96,7 @@ def train_run(
     start = None if origin is None else Classifier.load(Path(origin), recipe.device)
     check_beginning(recipe.network.kind, scratch, start)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
-    check(start, images, recipe)
+    check(start, images, recipe, scratch)
     if given is not None and given.T is None:
         raise UserError(f"{thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
     config = {
@@ -131,14 +131,15 @@ def check_shares(recipe: ImageRecipe, images: int) -> None:
             )
 
 
-def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe) -> None:
+def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe, scratch: bool) -> None:
     """Raise UserError unless the network fits the images, and, if it is given, something is left to lower."""
     network = recipe.network
-    if start is None:
+    if start is None or scratch:
         with torch.device("meta"):
-            options = options_of(network.kind, network.window)
+            options = options_of(network.kind, network.window) | {"batch_norm": network.batch_norm}
             shape, classes = images.train.shape, len(images.classes)
-            classifier(network.kind, shape, classes, batch_norm=False, width=network.width, **options)
+            classifier(network.kind, shape, classes, width=network.width, **options)
+    if start is None:
         return
     check_fit(start, images, recipe.images, "the classifier to begin with", "give other --data or another --from")
     if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:

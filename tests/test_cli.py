@@ -173,7 +173,7 @@ def balancer() -> SpikingDQN:
         ("train TINY --most-steps x", "--most-steps: not {None}|INT but 'x'"),
         (
             "train TINY --network.kind mpl",
-            "'mpl' is none of mlp, small, nature, vgg6, vgg16, resnet20, window-conv, window-lstm; did you mean 'mlp'?",
+            "window-conv, window-lstm; did you mean 'mlp'?",
         ),
         ("train TINY --device gpu", "unknown device 'gpu': choose auto, cpu or cuda"),
         ("train TINY --device cuda:99", "no device 'cuda:99' on this machine"),

@@ -16,8 +16,9 @@ from snnrl.agents.recurrent_dqn import RecurrentDQN, RecurrentPolicy, SequenceRe
 from snnrl.agents.spiking_dqn import SlottedCNN, SpikingDQN
 from snnrl.envs import make
 from snnrl.errors import UserError
-from snnrl.networks import RecurrentLayer, reset_rows
-from snnrl.neurons.constant import ConstantThreshold, constant_spike, integrate
+from snnrl.networks import RecurrentLayer, neurons_of, reset_rows
+from snnrl.neurons import LIF
+from snnrl.neurons.constant import THRESHOLD, ConstantThreshold, constant_spike, integrate
 from worlds import FAST, IMAGE, World, batch_of, same
 
 VECTOR = spaces.Box(-1, 1, (2,), np.float32)
@@ -279,7 +280,9 @@ def test_the_burn_in_has_no_gradient(T):
     agent = recurrent_agent(T).learn(60)
     batch = agent.replay_buffer.sample(16)
     observations = batch.observations.requires_grad_()
-    torch.nn.init.normal_(agent.q_net.q_net.lstm.lstm.weight_ih_l0)
+    torch.nn.init.normal_(agent.q_net.q_net.lstm.lstm.weight_ih_l0, std=3.0)
+    if T is not None:  # so that many neurons fire
+        torch.nn.init.constant_(agent.q_net.q_net.fc1.act.threshold, 0.01)
     agent.loss(batch).backward()
     assert (observations.grad[:3] == 0).all()
     if T is None:  # a spike may have none
@@ -287,6 +290,16 @@ def test_the_burn_in_has_no_gradient(T):
     changed = observations.detach().clone()
     changed[:3] += 1.0
     assert not torch.equal(agent.loss(batch), agent.loss(batch._replace(observations=changed)))
+
+
+def test_the_neurons_behind_the_lstm_have_a_constant_threshold():
+    agent = recurrent_agent(1).learn(60)
+    neurons = neurons_of(agent.q_net)
+    assert {name: type(neuron) for name, neuron in neurons.items()} == {
+        "q_net.fc1": LIF,
+        "q_net.lstm": ConstantThreshold,
+    }
+    assert neurons["q_net.lstm"].spike_value == THRESHOLD
 
 
 @BOTH

@@ -17,6 +17,7 @@ from snnrl.neurons import (
     NEURONS,
     Binary,
     ExpandTime,
+    FixedHoyer,
     Hoyer,
     SpikeCount,
     fire,
@@ -489,7 +490,7 @@ def test_binary_activations_pass_the_gradient_straight_through() -> None:
 
 
 def test_known_neurons() -> None:
-    assert {"lif": LIF, "if": IF, "binary": Binary, "hoyer": Hoyer} == NEURONS
+    assert {"lif": LIF, "if": IF, "binary": Binary, "hoyer": Hoyer, "hoyer-fixed": FixedHoyer} == NEURONS
     assert did_you_mean("lif_", NEURONS) == "; did you mean 'lif'?"
     assert did_you_mean("quadratic", NEURONS) == f"; known: {', '.join(sorted(NEURONS))}"
 

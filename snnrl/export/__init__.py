@@ -1,0 +1,20 @@
+"""A network at one timestep for other machines: C99, ONNX and NIR."""
+
+from snnrl.export.chain import Chain, Layer, Observation, chain_of, currents
+from snnrl.export.program import EventLayer, Program, Trace, lower, run
+from snnrl.export.whole import Bits, rounded
+
+__all__ = [
+    "Bits",
+    "Chain",
+    "EventLayer",
+    "Layer",
+    "Observation",
+    "Program",
+    "Trace",
+    "chain_of",
+    "currents",
+    "lower",
+    "rounded",
+    "run",
+]

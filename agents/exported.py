@@ -23,8 +23,8 @@ def agent_chain(q_network: SpikingQNetwork) -> Chain:
     space, extractor = q_network.observation_space, q_network.features_extractor
     if not isinstance(space, spaces.Box) or not isinstance(extractor, SlottedCNN | FlattenExtractor):
         raise UserError(
-            f"a {type(extractor).__name__} of {type(space).__name__} observations cannot be exported: one array of numbers or "
-            "an image, and a network of ours, can"
+            f"a {type(extractor).__name__} of {type(space).__name__} observations cannot be exported: an image or a "
+            "vector, and a network of ours, can"
         )
     if q_network.dueling:
         raise UserError("a dueling agent cannot be exported: its two streams are no chain of layers")

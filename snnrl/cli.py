@@ -1,4 +1,4 @@
-"""The command line: ``snnrl train | eval | convert | energy | report | table | figure | play | list``."""
+"""The command line: ``snnrl train | eval | convert | energy | report | table | figure | play | export | list``."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ COMMANDS = {
     "table": ("table", "NAME: a table of arXiv 2110.05929 on images, the paper's figures beside those of runs here"),
     "figure": ("figure", "NAME: a figure of arXiv 2110.05929 on images, from the same runs"),
     "play": ("play", "AGENT: write a video of greedy episodes"),
+    "export": ("export", "AGENT: C99, ONNX or NIR of an agent at T = 1, for machines without Python"),
     "list": ("listing", "recipes, environments and shipped agents"),
 }
 """What a user calls a command, the module and function that are it, and what it is for."""

@@ -18,6 +18,17 @@ TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int
 PER_LINE = 16
 
 
+FILES = (
+    "snnrl_agent.h",
+    "snnrl_agent.c",
+    "CMakeLists.txt",
+    "library.properties",
+    "examples/decide.c",
+    "examples/decide/decide.ino",
+)
+"""A library for plain CMake, ESP-IDF and Arduino."""
+
+
 def to_c(program: Program, title: str, version: str) -> dict[str, str]:
     """Return the files of a program: name to content. ``title`` and ``version`` go into comments."""
     environment = Environment(
@@ -28,10 +39,7 @@ def to_c(program: Program, title: str, version: str) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     values = _values(program) | {"title": _comment(title), "version": version}
-    return {
-        name: environment.get_template(f"{name}.jinja").render(values)
-        for name in ("snnrl_agent.h", "snnrl_agent.c")
-    }
+    return {name: environment.get_template(f"{name}.jinja").render(values) for name in FILES}
 
 
 def _values(program: Program) -> dict[str, Any]:

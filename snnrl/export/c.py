@@ -60,6 +60,8 @@ def _values(program: Program) -> dict[str, Any]:
         tables.append(view.background.numpy())
     return {
         "layers": layers,
+        # of the layers that add weights without a factor
+        "types": sorted({layer["type"] for layer in layers[0 if planes else 1 :]}),
         "neurons": first_neuron - int(np.prod(program.layers[-1].shape_spikes)),
         "view": None if view is None else _view(view),
         "planes": planes,

@@ -72,7 +72,9 @@ class Trials:
         if self.dtype == np.uint8:
             levels["noise"] = NOISE_OF_BYTES
         elif "noise" in kinds and not np.issubdtype(self.dtype, np.floating):
-            raise UserError(f"{self.opened.env_id} is observed as {self.dtype}: noise is for bytes and real numbers")
+            raise UserError(
+                f"{self.opened.env_id} gives observations of {self.dtype}, which have no noise: leave it out of --kinds"
+            )
         return [
             Disturbance("none", 0),
             *(Disturbance(kind, level) for kind, of_kind in levels.items() if kind in kinds for level in of_kind),

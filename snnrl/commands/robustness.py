@@ -105,7 +105,7 @@ def describe(disturbance: Disturbance, unit: str) -> str:
     kind, level = disturbance
     texts = {
         "none": "undisturbed",
-        "noise": f"noise of {level:g} {unit}",
+        "noise": f"noise: {level:g} {unit}",
         "spikes": f"{100 * level:g} % of spikes dropped",
         "flips": f"{100 * level:g} % of bits flipped",
         "precision": f"weights of {level:g} bits",

@@ -82,7 +82,7 @@ class Evaluation:
 
 def episode_seeds(seed: int, purpose: str, episodes: int) -> list[int]:
     """Return one seed per episode; purposes never share seeds, so that what was tuned on is not reported on."""
-    stream = {"train": 0, "gate": 1, "report": 2, "play": 3}[purpose]
+    stream = {"train": 0, "gate": 1, "report": 2, "play": 3, "disturb": 4}[purpose]
     state = np.random.SeedSequence([seed, stream]).generate_state(episodes)
     return [int(value) for value in state]
 

@@ -1,4 +1,4 @@
-"""The command line: ``snnrl train | eval | convert | energy | report | table | figure | play | export | list``."""
+"""The command line, ``snnrl COMMAND ...``."""
 
 import os
 import sys
@@ -12,6 +12,10 @@ COMMANDS = {
     "eval": ("evaluate", "AGENT: reward or accuracy, spike rates and energy, at one T or several"),
     "convert": ("convert", "AGENT.zip: turn an agent trained with stable-baselines3's DQN into a spiking one"),
     "energy": ("energy", "AGENT: operations and energy of a decision, layer by layer, against the ordinary network's"),
+    "robustness": (
+        "robustness",
+        "AGENT: reward against noise, lost spikes, flipped bits and fewer bits, with the ordinary network's",
+    ),
     "report": ("report", "RUN...: a page on a run, or on several of one recipe with different seeds"),
     "table": ("table", "NAME: a table of arXiv 2110.05929 on images, the paper's figures beside those of runs here"),
     "figure": ("figure", "NAME: a figure of arXiv 2110.05929 on images, from the same runs"),
@@ -21,7 +25,7 @@ COMMANDS = {
 }
 """What a user calls a command, the module and function that are it, and what it is for."""
 
-USAGE = "usage: snnrl COMMAND ...\n\n" + "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+USAGE = "usage: snnrl COMMAND ...\n\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -229,6 +229,7 @@ def test_memory_is_bounded_and_counts_add_up() -> None:
         ("eval grey.zip --data DATA", "grey.zip sees images of shape (1, 28, 28), "),
         ("eval run --data cut", "is cut off or of another layout"),
         ("play run", "run/T1.zip is an image classifier, which plays nothing: snnrl eval run/T1.zip --data DIR tests"),
+        ("robustness run", "run/T1.zip is an image classifier, which plays nothing"),
         ("convert run/ann.zip", "run/ann.zip is an image classifier, which plays nothing"),
         ("train cartpole-state --from run/ann.zip --run new", "run/ann.zip is an image classifier"),
         ("report agent --data DATA", "--data is for runs of image classifiers"),

@@ -31,7 +31,7 @@ from snnrl.neurons import LIF
 
 ENV = "CartPole-v1"
 SEEDS = episode_seeds(0, "report", 5)
-PURPOSES = ("train", "gate", "report", "play")
+PURPOSES = ("train", "gate", "report", "play", "disturb")
 
 
 def agent(T: int | None, carry: bool = False, seed: int = 2) -> SpikingDQN:

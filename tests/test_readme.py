@@ -28,6 +28,7 @@ SHORT = {
     "eval": ["--episodes", "1", "--most-steps", "20"],
     "play": ["--most-steps", "20"],
     "energy": ["--episodes", "1"],
+    "robustness": ["--episodes", "1", "--kinds", "precision"],
     "report": [],
     "list": [],
     "table": [],
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
-    assert names == {"train", "eval", "convert", "energy", "play", "report", "list", "table", "figure"}
+    assert names == {"train", "eval", "convert", "energy", "robustness", "play", "report", "list", "table", "figure"}
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
 
 

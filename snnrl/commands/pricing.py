@@ -24,7 +24,7 @@ class PricingOptions(Settings):
 
 
 def check_csv(file: Path | None) -> None:
-    """Raise UserError if the table of layers cannot be written to ``file``, or would replace it."""
+    """Raise UserError if a table cannot be written to ``file``, or would replace it."""
     if file is not None and file.exists():
         raise UserError(f"{file} exists: give another --csv")
     if file is not None and not file.parent.is_dir():

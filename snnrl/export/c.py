@@ -55,7 +55,7 @@ def _values(program: Program) -> dict[str, Any]:
     shape = program.observation.shape
     types = [layer.weight.dtype.name for layer in program.layers]
     tables = [program.bias, program.reference, program.input_scale]
-    tables += [array for layer in program.layers for array in (layer.weight, layer.level)]
+    tables += [array for layer in program.layers for array in (layer.weight, layer.start, layer.level)]
     if view is not None:
         tables.append(view.background.numpy())
     return {
@@ -96,7 +96,7 @@ def _layer(layer: EventLayer, first_neuron: int) -> Mapping[str, Any]:
         "type": TYPES[layer.weight.dtype.name],
         "weight": layer.weight.reshape(-1).tolist(),
         "level": None if layer.level is None else layer.level.reshape(-1).tolist(),
-        "by_neuron": layer.level is not None and layer.level.ndim == 3,
+        "start": None if layer.start is None else layer.start.reshape(-1).tolist(),
         "flipped": layer.flipped.astype(int).tolist() if layer.flipped.any() else [],
         "kernel_height": kernel_height,
         "kernel_width": kernel_width,

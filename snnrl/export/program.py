@@ -33,8 +33,10 @@ class EventLayer:
     padding: int
     averaged: int
     largest: int
+    start: NDArray[Any] | None
+    """``(H, W, out)``: what sums begin with, None where that is zero."""
     level: NDArray[Any] | None
-    """``(out,)`` or, where it differs within maps, ``(H, W, out)``; None of the layer that is read out."""
+    """``(out,)``; None of the layer that is read out."""
     flipped: NDArray[np.bool_]
     """``(out,)``: which neurons fire at or below their level."""
     unit: Floats
@@ -57,7 +59,10 @@ class Program:
     bias: NDArray[Any]
     """``(actions,)``, in the units of the sums."""
     reference: NDArray[np.uint8] | None = None
-    """What is subtracted from an observation of bytes: where they are the same there is nothing to be added."""
+    """What is subtracted from an observation of bytes: where they are the same there is nothing to be added.
+
+    Its own share is what the first layer's sums begin with.
+    """
     whole: bool = False
     """Whether weights and sums are whole numbers."""
     input_scale: NDArray[np.float32] | None = None
@@ -86,35 +91,34 @@ def lower(chain: Chain, examples: NDArray[Any]) -> Program:
     reference = np.median(examples, axis=0).astype(np.uint8) if seen.of_bytes and seen.view is None else None
     layers = []
     for layer in chain.layers:
-        level = None if layer.firing is None else layer.firing.level
-        weight = layer.weight
+        weight, start = layer.weight, None
         if layer is chain.layers[0]:
-            weight, level = _on_observations(layer, seen, reference)
-        layers.append(_laid_out(layer, weight / layer.averaged**2, level))
+            weight, start = _on_observations(layer, seen, reference)
+        layers.append(_laid_out(layer, weight / layer.averaged**2, start))
     bias = chain.layers[-1].bias.astype(np.float32)
     return Program(seen, tuple(layers), bias=bias, reference=reference)
 
 
-def _on_observations(layer: Layer, seen: Observation, reference: NDArray[np.uint8] | None) -> tuple[Floats, Floats]:
-    """Return weights and levels of a first layer that takes what is left of an observation, as its numbers are."""
-    assert layer.firing is not None
+def _on_observations(
+    layer: Layer, seen: Observation, reference: NDArray[np.uint8] | None
+) -> tuple[Floats, Floats | None]:
+    """Return weights for an observation's own numbers, and currents ``(H, W, out)`` of the one that is subtracted."""
     by_input = seen.gain if layer.weight.ndim == 4 else np.broadcast_to(seen.gain, seen.planes).reshape(-1)
     weight = layer.weight * by_input
     if seen.view is not None:
-        return weight, layer.firing.level
+        return weight, None
     nothing = np.zeros(seen.shape, np.uint8) if reference is None else reference
-    rest = currents(layer, seen.real(nothing[None])).numpy()[0]
-    level = layer.firing.level.reshape(-1, *[1] * (rest.ndim - 1)) - rest
-    if rest.ndim == 1 or (np.ptp(level, axis=(1, 2)) == 0).all():
-        return weight, level.reshape(len(level), -1)[:, 0]
-    return weight, level.transpose(1, 2, 0)
+    start = (
+        currents(layer, seen.real(nothing[None])).numpy().reshape(*layer.shape_out, *[1] * (3 - len(layer.shape_out)))
+    )
+    return weight, start.transpose(1, 2, 0) if start.any() else None
 
 
-def _laid_out(layer: Layer, weight: Floats, level: Floats | None) -> EventLayer:
+def _laid_out(layer: Layer, weight: Floats, start: Floats | None) -> EventLayer:
     shape_in = (*layer.shape_in, 1, 1)[:3]
     sides = [side // layer.averaged for side in shape_in[1:]]
     by_map = weight if weight.ndim == 4 else weight.reshape(len(weight), shape_in[0], *sides)
-    out = len(weight)
+    out, firing = len(weight), layer.firing
     return EventLayer(
         layer.name,
         np.ascontiguousarray(by_map.transpose(2, 3, 1, 0)).astype(np.float32),
@@ -124,9 +128,10 @@ def _laid_out(layer: Layer, weight: Floats, level: Floats | None) -> EventLayer:
         layer.padding,
         layer.averaged,
         layer.largest,
-        None if level is None else level.astype(np.float32),
-        np.zeros(out, bool) if layer.firing is None else layer.firing.flipped,
-        np.ones(out) if layer.firing is None else layer.firing.unit,
+        None if start is None else np.ascontiguousarray(start).astype(np.float32),
+        None if firing is None else firing.level.astype(np.float32),
+        np.zeros(out, bool) if firing is None else firing.flipped,
+        np.ones(out) if firing is None else firing.unit,
     )
 
 
@@ -152,16 +157,15 @@ def sums_of(layer: EventLayer, inputs: Tensor) -> Tensor:
         inputs = nn.functional.avg_pool2d(inputs, layer.averaged, divisor_override=1)
     weight = torch.from_numpy(layer.weight).double().permute(3, 2, 0, 1)
     sums = nn.functional.conv2d(inputs, weight, stride=layer.stride, padding=layer.padding)
-    if layer.largest == 1:
-        return sums
+    if layer.start is not None:
+        sums += torch.from_numpy(layer.start).permute(2, 0, 1)
     return nn.functional.max_pool2d(sums, layer.largest)
 
 
 def spikes_of(layer: EventLayer, sums: Tensor) -> Tensor:
     """Return which sums ``(B, out, H, W)`` reach their level."""
     assert layer.level is not None
-    level = torch.from_numpy(layer.level).double()
-    level = level.permute(2, 0, 1) if level.dim() == 3 else level.view(-1, 1, 1)
+    level = torch.from_numpy(layer.level).double().view(-1, 1, 1)
     return torch.where(torch.from_numpy(layer.flipped).view(-1, 1, 1), sums <= level, sums >= level)
 
 

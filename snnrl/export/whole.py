@@ -47,7 +47,7 @@ def rounded(program: Program, bits: Bits, examples: NDArray[Any]) -> Program:
             factor = scale if scale.ndim == 3 else scale.reshape(layer.shape_in)
             layer = replace(layer, weight=layer.weight / factor.transpose(1, 2, 0)[..., None])
         few = bits == 8 and layer.weight.size >= SMALL * total
-        largest_input = float(whole_values.abs().max()) if layers else (255.0 if scale is None else LARGEST_INPUT)
+        largest_input = 1.0 if layers else (255.0 if scale is None else float(LARGEST_INPUT))
         found, units = _whole_layer(layer, 8 if few else 16, largest_input * layer.averaged**2, whole_values)
         if found.level is None:
             unit = float(units[0])
@@ -80,14 +80,17 @@ def _whole_layer(layer: EventLayer, bits: Bits, largest_input: float, inputs: Te
     by_output = by_output / units[:, None]
     found = np.rint(by_output) if bits == 16 else _compensating(by_output, most, _second_moments(layer, inputs))
     kernel = found.reshape(weight.shape).transpose(2, 3, 1, 0)
-    level = None
+    start = level = None
+    if layer.start is not None:
+        start = np.clip(np.rint(layer.start / units), -LARGEST_SUM / 4, LARGEST_SUM / 4).astype(np.int32)
     if layer.level is not None:
         level = layer.level / units
-        level = np.clip(np.where(layer.flipped, np.floor(level), np.ceil(level)), -LARGEST_SUM / 2, LARGEST_SUM / 2)
-        level = level.astype(np.int32)
+        level = (
+            np.where(layer.flipped, np.floor(level), np.ceil(level)).clip(-LARGEST_SUM, LARGEST_SUM).astype(np.int32)
+        )
     kind: Any = np.int8 if bits == 8 else np.int16
-    whole = replace(layer, weight=np.ascontiguousarray(kernel).astype(kind), level=level, unit=layer.unit / units)
-    return whole, units
+    weight = np.ascontiguousarray(kernel).astype(kind)
+    return replace(layer, weight=weight, start=start, level=level, unit=layer.unit / units), units
 
 
 def _units(sizes: Floats, most: int, largest_input: float) -> Floats:
@@ -139,8 +142,7 @@ def _compensating(weight: Floats, most: int, moments: Floats) -> Floats:
 def _shift(layer: EventLayer, sums: Tensor, spikes: Tensor) -> NDArray[np.int32]:
     """Return by how much each map's level should move for the fewest spikes ``(B, out, H, W)`` to change."""
     assert layer.level is not None
-    level = torch.from_numpy(layer.level).double()
-    level = level.permute(2, 0, 1) if level.dim() == 3 else level.view(-1, 1, 1)
+    level = torch.from_numpy(layer.level).double().view(-1, 1, 1)
     over = (sums - level).transpose(0, 1).flatten(1).numpy()
     fired = spikes.transpose(0, 1).flatten(1).numpy()
     moves = np.arange(-NEAR, NEAR + 1)

@@ -10,7 +10,7 @@ static const double START = 0.05;
 static const double STEP = 0.001; /* seconds */
 static const double NOISE[READINGS] = {0.01, 0.05, 0.005, 0.05};
 
-/* SplitMix, 32 bits. */
+/* SplitMix with 32 bits of state. */
 static uint32_t draw(plant *self)
 {
     self->random += 0x9e3779b9u;
@@ -30,7 +30,7 @@ static double gaussian(plant *self)
     return (double)sum / 4294967296.0 - 6.0;
 }
 
-/* Taylor's series: exact to 1e-13 up to half a radian, and the same on every machine. */
+/* Taylor's series: within 1e-12 up to half a radian, and the same on every machine. */
 static double sine(double angle)
 {
     const double square = angle * angle;
@@ -40,7 +40,7 @@ static double sine(double angle)
 static double cosine(double angle)
 {
     const double square = angle * angle;
-    return 1 - square / 2 * (1 - square / 12 * (1 - square / 30 * (1 - square / 56 * (1 - square / 90 * (1 - square / 132)))));
+    return 1 - square / 2 * (1 - square / 12 * (1 - square / 30 * (1 - square / 56 * (1 - square / 90))));
 }
 
 void plant_start(plant *self, uint32_t seed, double noise, int delay)

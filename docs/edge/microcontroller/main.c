@@ -1,11 +1,12 @@
-/* The episode of the PC on a microcontroller: the same actions, instructions of each decision, and depth of the stack. */
+/* The episode of the PC on a microcontroller: its actions, instructions of each decision, and depth of the stack. */
 #include "../episode.h"
 #include "counter.h"
 #include "semihosting.h"
 #include "snnrl_agent.h"
 #include "stack.h"
 
-static const episode_settings SETTINGS = {.seed = 1, .milliseconds = MILLISECONDS, .period = 1, .noise = 1, .delay = 10};
+static const episode_settings SETTINGS = {
+    .seed = 1, .milliseconds = MILLISECONDS, .period = 1, .noise = 1, .delay = 10};
 
 static uint32_t decisions;
 static uint64_t instructions;

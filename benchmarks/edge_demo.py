@@ -104,11 +104,14 @@ def main() -> None:
         folder = Path(name)
         agent = folder / "agent"
         assert snnrl(["export", "cartpole-state", "--weights", "int8", "--out", str(agent)]) == 0
-        pc = built(EDGE, folder / "pc", f"-DAGENT={agent}")
+        pc = built(EDGE, folder / "pc", f"-DAGENT={agent}", "-DCMAKE_C_COMPILER=gcc")
+        clang = built(EDGE, folder / "clang", f"-DAGENT={agent}", "-DCMAKE_C_COMPILER=clang")
         paced = (pc / "loop", "--seeds", "3", "--paced", "1")
         result = {
             "machine": options.machine,
+            "compilers": [output(name, "--version").splitlines()[0] for name in ("gcc", "clang", "arm-none-eabi-gcc")],
             "microseconds": decision_times(pc / "loop"),
+            "microseconds_clang": decision_times(clang / "loop"),
             "microseconds_paced": decision_times(*paced),
             "microseconds_paced_real_time_priority": decision_times("chrt", "--fifo", "50", *paced),
             "seconds_balanced": balanced(pc / "sweep"),

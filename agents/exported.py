@@ -23,8 +23,8 @@ def agent_chain(q_network: SpikingQNetwork) -> Chain:
     space, extractor = q_network.observation_space, q_network.features_extractor
     if not isinstance(space, spaces.Box) or not isinstance(extractor, SlottedCNN | FlattenExtractor):
         raise UserError(
-            f"a {type(extractor).__name__} of {type(space).__name__} observations cannot be exported: one array of numbers or "
-            "an image, and a network of ours, can"
+            f"a {type(extractor).__name__} of {type(space).__name__} observations cannot be exported: an image or a "
+            "vector, and a network of ours, can"
         )
     if q_network.dueling:
         raise UserError("a dueling agent cannot be exported: its two streams are no chain of layers")
@@ -52,7 +52,8 @@ def classifier_chain(classifier: Classifier) -> Chain:
         UserError: it decides in several timesteps, or cannot be exported.
     """
     _check_steps(classifier.T)
-    mean, std = (np.array(values).reshape(-1, 1, 1) for values in classifier.normalization)
+    given = classifier.normalization
+    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (given.mean, given.std))
     seen = Observation(classifier.description.image_shape, True, 1 / (255 * std), -mean / std)
     return chain_of(classifier.body, seen)
 

@@ -5,7 +5,7 @@ Source: Pedersen et al. 2024, arXiv 2311.14641; an IF neuron fires where v > v_t
 
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from snnrl.errors import UserError
 from snnrl.export.chain import Chain, Layer, Observation, currents
 from snnrl.export.optional import optional
-from snnrl.files import write_atomically
 
 
 def to_nir(chain: Chain, name: str) -> Any:
@@ -36,20 +35,14 @@ def to_nir(chain: Chain, name: str) -> Any:
     for layer in (first, *others):
         nodes |= _layer_nodes(nir, layer)
     nodes["output"] = nir.Output({"output": np.array(others[-1].shape_out)})
-    names = list(nodes)
-    return nir.NIRGraph(nodes, list(zip(names[:-1], names[1:], strict=True)), metadata=_metadata(chain, name))
+    return nir.NIRGraph(nodes, list(pairwise(nodes)), metadata=_metadata(chain, name))
 
 
-def write_nir(path: str | Path, chain: Chain, name: str) -> None:
-    """Write the graph of a chain to a file in one step.
-
-    Raises:
-        UserError: as ``to_nir``, or the file cannot be written.
-    """
-    graph = to_nir(chain, name)
+def nir_bytes(graph: Any) -> bytes:
+    """Return the content of a ``.nir`` file."""
     content = BytesIO()
     optional("nir").write(content, graph)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def _check(chain: Chain) -> None:

@@ -64,8 +64,8 @@ def _description(chain: Chain, name: str) -> str:
     if not chain.spiking:
         return f"{name}: an ordinary network."
     return (
-        f"{name}: a spiking network that decides in one timestep (T = 1). Its neurons are comparisons: LAYER.spikes is 1 "
-        "where LAYER.currents reaches LAYER.level, which holds bias, batch-norm and threshold."
+        f"{name}: a spiking network that decides in one timestep (T = 1). Its neurons are comparisons: LAYER.spikes "
+        "is 1 where LAYER.currents reaches LAYER.level, which holds bias, batch-norm and threshold."
     )
 
 

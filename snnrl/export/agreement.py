@@ -17,8 +17,9 @@ class Agreement:
     """What a program's spikes and Q-values are beside those of a chain."""
 
     compared: int
-    """Spikes and silences."""
+    """Neurons, each in every observation."""
     differing: int
+    """Of them, those that fired and should not have, or the other way round, or fired more than once."""
     farthest: float
     """Of the currents where they differ: \\|current - level\\| in units of the threshold; 0 if none differs."""
     same: NDArray[np.bool_]
@@ -48,7 +49,7 @@ def agreement(
         )
         over: Floats = (sums.numpy() - level) / unit
         fired = np.where(flipped, over <= 0, over >= 0)
-        other = fired != (found > 0)
+        other = fired != found
         compared += other.size
         differing += int(other.sum())
         farthest = max(farthest, float(np.abs(over[other]).max(initial=0)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from snnrl.errors import UserError
-from snnrl.export.chain import Chain, Layer, Observation, currents
+from snnrl.export.chain import Chain, Floats, Layer, Observation, currents
 from snnrl.export.optional import optional
 
 
@@ -109,9 +109,9 @@ def _biased(layer: Layer) -> Layer:
     level = layer.firing.level * turn
     constant = np.isinf(level)  # neurons that always fire, or never
     unit = layer.firing.unit.astype(np.float32)
-    bias = (unit - np.where(constant, unit * np.sign(level), level)).astype(np.float32)
+    rounded = (unit - np.where(constant, unit * np.sign(level), level)).astype(np.float32)
     # rounding must not let neurons without input fire, also where a simulator fires at v_threshold
-    bias = np.where(level > 0, np.minimum(bias, _below(_below(unit))), bias)
+    bias: Floats = np.where(level > 0, np.minimum(rounded, _below(_below(unit))), rounded).astype(np.float64)
     kept = np.where(constant, 0.0, turn).reshape(-1, *[1] * (layer.weight.ndim - 1))
     return replace(layer, weight=layer.weight * kept, bias=bias)
 

@@ -52,7 +52,8 @@ def classifier_chain(classifier: Classifier) -> Chain:
         UserError: it decides in several timesteps, or cannot be exported.
     """
     _check_steps(classifier.T)
-    mean, std = (np.array(values).reshape(-1, 1, 1) for values in classifier.normalization)
+    given = classifier.normalization
+    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (given.mean, given.std))
     seen = Observation(classifier.description.image_shape, True, 1 / (255 * std), -mean / std)
     return chain_of(classifier.body, seen)
 

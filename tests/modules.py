@@ -1,10 +1,12 @@
-"""Networks to convert, and what they read."""
+"""Networks to convert or to export, and what they read."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from snnrl.networks import calibrating, fill_slots
 
 
 class Net(nn.Module):
@@ -28,3 +30,19 @@ def layers() -> dict[str, nn.Module]:
 def vectors(dtype: torch.dtype | None = None) -> Tensor:
     """Return a batch of observations for ``layers``."""
     return torch.randn(96, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def settled(network: nn.Module, shape: tuple[int, ...], neuron: str) -> tuple[nn.Module, Tensor]:
+    """Return the network, spiking, its batch-norm with gains of both signs and settled on images, and these images."""
+    torch.manual_seed(0)
+    fill_slots(network, neuron, 1, encoder=True)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = 1.0
+    images = torch.randn(32, *shape)
+    with torch.no_grad(), calibrating(network, 80.0):
+        for _ in range(3):
+            network.train()(images)
+    return network.eval(), images

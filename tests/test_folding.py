@@ -4,39 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modules import settled
 from snnrl.errors import UserError
-from snnrl.networks import (
-    Comparison,
-    SpikingNetwork,
-    calibrating,
-    classifier,
-    fill_slots,
-    folded,
-    nature_cnn,
-    neurons_of,
-)
+from snnrl.networks import Comparison, SpikingNetwork, classifier, fill_slots, folded, nature_cnn, neurons_of
 from snnrl.networks.layers import block
 from snnrl.neurons import NEURONS, Hoyer, SpikingNeuron
 
 IMAGE = (3, 16, 16)
 TIE = 1e-5
 """Relative distance to the level below which rounding may decide."""
-
-
-def settled(network: nn.Module, shape: tuple[int, ...], neuron: str) -> tuple[nn.Module, Tensor]:
-    """Return the network, spiking, its batch-norm with gains of both signs and settled on images, and these images."""
-    torch.manual_seed(0)
-    fill_slots(network, neuron, 1, encoder=True)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = 1.0
-    images = torch.randn(32, *shape)
-    with torch.no_grad(), calibrating(network, 80.0):
-        for _ in range(3):
-            network.train()(images)
-    return network.eval(), images
 
 
 def spikes_of(network: nn.Module, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -138,7 +138,19 @@ def chain_of(network: nn.Module, observation: Observation) -> Chain:
         raise UserError("the network ends in no linear layer that is read out: it cannot be exported")
     if len(neurons) not in (0, len(layers) - 1):
         raise UserError("the network has layers that do not spike between those that do: it cannot be exported")
-    return Chain(observation, tuple(layers))
+    return Chain(observation, _told_apart(layers))
+
+
+def _told_apart(layers: list[Layer]) -> tuple[Layer, ...]:
+    """Number layers of the same name, such as those of an extractor and of the layers behind it: fc1, fc1_2."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        name, number = layer.name, 1
+        while name in found:
+            number += 1
+            name = f"{layer.name}_{number}"
+        found[name] = replace(layer, name=name)
+    return tuple(found.values())
 
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

@@ -94,7 +94,7 @@ def size(folder: Path) -> int:
 
 
 def peers(name: str, observations: NDArray[Any]) -> dict[str, Callable[[], None]]:
-    """Return the ordinary network of an agent in ONNX Runtime and in torch, deciding for one observation after another."""
+    """Return what decides by the ordinary network, one observation after another, in ONNX Runtime and in torch."""
     ordinary = open_agent(name).agent
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -153,7 +153,9 @@ def compare(rows: Rows, agent: str, name: str, ordinary: str, rounds: int) -> No
             for peer in theirs:
                 faster = round(medians[peer] / medians["c"], 2)
                 aim = AIMS.get((agent, peer), "-")
-                rows.add(f"{agent}, decision, {weights}", medians["c"], "us", peer, medians[peer], faster=faster, aim=aim)
+                rows.add(
+                    f"{agent}, decision, {weights}", medians["c"], "us", peer, medians[peer], faster=faster, aim=aim
+                )
             counted, most = instructions(folder, met), MOST_BYTES[agent]
             rows.add(f"{agent}, instructions a decision, {weights}", counted, "instructions", "multiplies", macs)
             rows.add(f"{agent}, code and constants, {weights}", size(folder), "bytes", "aim with int8", most)

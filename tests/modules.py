@@ -32,8 +32,8 @@ def vectors(dtype: torch.dtype | None = None) -> Tensor:
     return torch.randn(96, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-def settled(network: nn.Module, shape: tuple[int, ...], neuron: str) -> tuple[nn.Module, Tensor]:
-    """Return the network, spiking, its batch-norm with gains of both signs and settled on images, and these images."""
+def settle(network: nn.Module, images: Tensor, neuron: str) -> nn.Module:
+    """Return the network, spiking, its batch-norm with gains of both signs and settled on images."""
     torch.manual_seed(0)
     fill_slots(network, neuron, 1, encoder=True)
     for module in network.modules():
@@ -41,8 +41,14 @@ def settled(network: nn.Module, shape: tuple[int, ...], neuron: str) -> tuple[nn
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias, std=0.3)
             module.momentum = 1.0
-    images = torch.randn(32, *shape)
     with torch.no_grad(), calibrating(network, 80.0):
         for _ in range(3):
             network.train()(images)
-    return network.eval(), images
+    return network.eval()
+
+
+def settled(network: nn.Module, shape: tuple[int, ...], neuron: str) -> tuple[nn.Module, Tensor]:
+    """Return the network, settled, and the images that it settled on."""
+    torch.manual_seed(0)
+    images = torch.randn(32, *shape)
+    return settle(network, images, neuron), images

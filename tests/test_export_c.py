@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from modules import settle
 from snnrl.agents.evaluate import episode_seeds, play
 from snnrl.agents.exported import agent_chain
 from snnrl.agents.library import open_agent
@@ -23,9 +24,9 @@ from snnrl.agents.spiking_dqn import SpikingDQN
 from snnrl.cli import main
 from snnrl.energy import count_operations
 from snnrl.errors import UserError
-from snnrl.export import Chain, Observation, Program, chain_of, currents, lower, rounded, run, to_c
+from snnrl.export import Chain, Observation, Program, agreement, chain_of, lower, rounded, run, to_c
 from snnrl.export.compiled import STRICT, Compiled, compiler
-from snnrl.networks import calibrating, classifier, fill_slots, small_conv
+from snnrl.networks import classifier, small_conv
 from snnrl.networks.layers import block
 from snnrl.networks.views import BinaryView, EventView, View
 from snnrl.neurons import NEURONS
@@ -33,20 +34,6 @@ from snnrl.neurons import NEURONS
 TIE = 1e-5
 """Relative distance to the level below which the order of a sum may decide."""
 Array = NDArray[Any]
-
-
-def spiking(network: nn.Sequential, seen: Tensor, neuron: str = "lif") -> nn.Sequential:
-    """Return a network with neurons in its slots, thresholds and batch-norm settled on what it sees."""
-    torch.manual_seed(0)
-    fill_slots(network, neuron, 1, encoder=True)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = 1.0
-    with torch.no_grad(), calibrating(network, 80.0):
-        network.train()(seen)
-    return network.eval()
 
 
 def images(count: int, *shape: int, seed: int = 0) -> Array:
@@ -86,6 +73,7 @@ def by_layer(agent: Compiled, program: Program) -> list[Array]:
 def assert_same(agent: Compiled, program: Program, chain: Chain, observations: Array) -> int:
     """Compare C code with its oracle; return how many spikes differ, which in float32 must be ties."""
     trace = run(program, observations)
+    shapes = [layer.shape_spikes for layer in chain.layers[:-1]]
     ties = 0
     for row, observation in enumerate(observations):
         action = agent.act(observation)
@@ -96,29 +84,12 @@ def assert_same(agent: Compiled, program: Program, chain: Chain, observations: A
             assert np.array_equal(agent.q_values, trace.q_values[row])
             assert all(np.array_equal(found, wanted[row]) for found, wanted in zip(spikes, trace.spikes, strict=True))
             continue
-        differing = differing_ties(chain, observation, spikes)
-        ties += differing
-        if not differing:
-            np.testing.assert_allclose(agent.q_values, trace.q_values[row], atol=1e-4)
+        shaped = [found.reshape(1, *shape) for found, shape in zip(spikes, shapes, strict=True)]
+        found = agreement(chain, observation[None], shaped, agent.q_values[None])
+        assert found.farthest < TIE
+        assert found.q_error < 1e-4
+        ties += found.differing
     return ties
-
-
-def differing_ties(chain: Chain, observation: Array, spikes: list[Array]) -> int:
-    """Return how many spikes differ from those of the chain in float64, each layer given the spikes before it."""
-    values = chain.observation.real(observation[None])
-    differ = 0
-    for layer, found in zip(chain.layers, spikes, strict=False):
-        assert layer.firing is not None
-        shape = (-1, *[1] * (len(layer.shape_out) - 1))
-        current = currents(layer, values)[0].numpy()
-        if layer.largest > 1:
-            current = nn.functional.max_pool2d(torch.from_numpy(current)[None], layer.largest)[0].numpy()
-        distance = (current - layer.firing.level.reshape(shape)) * np.where(layer.firing.flipped, -1, 1).reshape(shape)
-        unequal = (distance >= 0) != found.reshape(distance.shape)
-        assert (np.abs(distance / layer.firing.unit.reshape(shape))[unequal] < TIE).all()
-        differ += int(unequal.sum())
-        values = torch.from_numpy(found.astype(np.float64))[None].reshape(1, *distance.shape)
-    return differ
 
 
 @st.composite
@@ -156,7 +127,7 @@ def test_c_code_does_what_its_oracle_does(
     network, shape = drawn
     seen = bytes_seen(*shape)
     observations = images(40, *shape)
-    chain = chain_of(spiking(network, seen.real(observations).float(), neuron), seen)
+    chain = chain_of(settle(network, seen.real(observations).float(), neuron), seen)
     program = as_asked(lower(chain, observations[:20]), weights, observations[:20])
     agent = written(program, tmp_path_factory.mktemp("agent"))
     # equal bytes make equal currents, so that there can be many ties
@@ -179,7 +150,7 @@ def test_planes_of_frames(kind: type[View], weights: str, tmp_path: Path) -> Non
         np.random.default_rng(1).random((30, 2, 41, 43)) < 0.9, observations[:, 2:], observations[:, :2]
     )
     network = nn.Sequential(OrderedDict(body=small_conv((view.planes, 41, 43), 24), head=nn.Linear(24, 3)))
-    chain = chain_of(spiking(network, seen.real(observations).float()), seen)
+    chain = chain_of(settle(network, seen.real(observations).float(), "lif"), seen)
     program = as_asked(lower(chain, observations), weights, observations)
     assert assert_same(written(program, tmp_path), program, chain, observations) <= 2
 
@@ -191,7 +162,7 @@ def test_vectors_of_any_size(weights: str, tmp_path: Path) -> None:
     )
     observations = np.random.default_rng(0).normal(0, [0.01, 1, 300], (200, 3)).astype(np.float32)
     seen = Observation((3,), False, np.ones(3), np.zeros(3))
-    chain = chain_of(spiking(network, torch.from_numpy(observations)), seen)
+    chain = chain_of(settle(network, torch.from_numpy(observations), "lif"), seen)
     program = as_asked(lower(chain, observations[:100]), weights, observations[:100])
     agent = written(program, tmp_path)
     assert assert_same(agent, program, chain, observations[100:]) <= 2
@@ -206,7 +177,7 @@ def test_image_classifiers(kind: str, tmp_path: Path) -> None:
     network = classifier(kind, (3, 16, 16), 10, width=1 / 16, hidden=[32, 32], batch_norm=kind != "vgg6")
     observations = images(24, 3, 16, 16)
     seen = bytes_seen(3, 16, 16)
-    chain = chain_of(spiking(network, seen.real(observations).float(), neuron), seen)
+    chain = chain_of(settle(network, seen.real(observations).float(), neuron), seen)
     with torch.no_grad():
         wanted = network(seen.real(observations).float()).numpy()
     program = lower(chain, observations)
@@ -375,6 +346,6 @@ def test_what_is_no_chain_is_refused(network: nn.Module, message: str) -> None:
 
 def test_layers_that_do_not_spike_between_those_that_do_are_refused() -> None:
     network = nn.Sequential(OrderedDict(fc1=block(nn.Linear(3, 4)), fc2=nn.Linear(4, 4), head=nn.Linear(4, 2)))
-    chain = spiking(network, torch.rand(8, 3))
+    chain = settle(network, torch.rand(8, 3), "lif")
     with pytest.raises(UserError, match="layers that do not spike"):
         chain_of(chain, Observation((3,), False, np.ones(3), np.zeros(3)))

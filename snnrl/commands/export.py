@@ -22,7 +22,7 @@ from snnrl.agents.settings import Percentile, Seed, Settings
 from snnrl.arguments import parse, positional
 from snnrl.display import Display, print_json
 from snnrl.errors import UserError
-from snnrl.export import Chain, Program, Trace, compiled, lower, rounded, run, to_c
+from snnrl.export import Chain, Program, Trace, compiled, lower, nir_bytes, rounded, run, to_c, to_nir, to_onnx
 from snnrl.files import quoted
 
 EXAMPLES = 3000
@@ -211,4 +211,7 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _exchange_file(kind: str, subject: Subject) -> dict[str, bytes]:
-    raise UserError(f"--to {kind} is not there yet")
+    title = f"{subject.title}, {subject.source}"
+    if kind == "onnx":
+        return {"agent.onnx": to_onnx(subject.chain, title)}
+    return {"agent.nir": nir_bytes(to_nir(subject.chain, title))}

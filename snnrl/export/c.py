@@ -69,7 +69,7 @@ def _values(program: Program) -> dict[str, Any]:
         "input_scale": None if program.input_scale is None else _by_input(program),
         "largest_input": LARGEST_INPUT,
         "bias": program.bias.tolist(),
-        "scale": _number(np.float32(program.scale)),
+        "scale": _number(float(np.float32(program.scale))),
         "whole": program.whole,
         "sum_type": "int32_t" if program.whole else "float",
         "input_type": "uint8_t" if program.observation.of_bytes else "float",

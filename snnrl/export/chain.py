@@ -80,6 +80,11 @@ class Layer:
     firing: Firing | None = None
     rectified: bool = False
 
+    @property
+    def shape_spikes(self) -> tuple[int, ...]:
+        """What goes on: maps (C, H, W) after maxima are taken, or (N,)."""
+        return (self.shape_out[0], *(side // self.largest for side in self.shape_out[1:]))
+
 
 @dataclass(frozen=True)
 class Chain:

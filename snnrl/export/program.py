@@ -108,14 +108,12 @@ def _on_observations(
     if seen.view is not None:
         return weight, None
     nothing = np.zeros(seen.shape, np.uint8) if reference is None else reference
-    start = (
-        currents(layer, seen.real(nothing[None])).numpy().reshape(*layer.shape_out, *[1] * (3 - len(layer.shape_out)))
-    )
+    start = currents(layer, seen.real(nothing[None])).numpy().reshape(_maps(layer.shape_out))
     return weight, start.transpose(1, 2, 0) if start.any() else None
 
 
 def _laid_out(layer: Layer, weight: Floats, start: Floats | None) -> EventLayer:
-    shape_in = (*layer.shape_in, 1, 1)[:3]
+    shape_in = _maps(layer.shape_in)
     sides = [side // layer.averaged for side in shape_in[1:]]
     by_map = weight if weight.ndim == 4 else weight.reshape(len(weight), shape_in[0], *sides)
     out, firing = len(weight), layer.firing
@@ -123,7 +121,7 @@ def _laid_out(layer: Layer, weight: Floats, start: Floats | None) -> EventLayer:
         layer.name,
         np.ascontiguousarray(by_map.transpose(2, 3, 1, 0)).astype(np.float32),
         shape_in,
-        (*layer.shape_out, 1, 1)[:3],
+        _maps(layer.shape_out),
         layer.stride,
         layer.padding,
         layer.averaged,
@@ -133,6 +131,12 @@ def _laid_out(layer: Layer, weight: Floats, start: Floats | None) -> EventLayer:
         np.zeros(out, bool) if firing is None else firing.flipped,
         np.ones(out) if firing is None else firing.unit,
     )
+
+
+def _maps(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return a vector's shape as that of maps of one pixel."""
+    channels, height, width = (*shape, 1, 1)[:3]
+    return channels, height, width
 
 
 def inputs_of(program: Program, observations: NDArray[Any]) -> Tensor:

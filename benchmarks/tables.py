@@ -233,7 +233,33 @@ def shipped() -> str:
     return table(columns, rows)
 
 
+def export() -> str:
+    """Return a row for each agent and kind of weights of exported C code: time, size, and what it does."""
+    measured = {(row["name"], row["peer"]): row for row in lines("export/edge_speed.jsonl")}
+    checked = {(row["agent"], row["weights"]): row for row in lines("export/export_check.jsonl")}
+    columns = ["agent", "weights", "a decision, us", "faster than ONNX Runtime", "than torch", "instructions"]
+    columns += ["code and constants, bytes", "actions that differ", "reward"]
+    rows = []
+    for agent in ("cartpole-state", "cartpole", "pong", "pong-binary"):
+        for weights in ("float32", "int16", "int8"):
+            by_onnxruntime, by_torch = (
+                measured[f"{agent}, decision, {weights}", peer] for peer in ("onnxruntime", "torch")
+            )
+            instructions = measured[f"{agent}, instructions a decision, {weights}", "multiplies"]
+            size = measured[f"{agent}, code and constants, {weights}", "aim with int8"]
+            row = [agent, weights, f"{by_torch['value']:.1f}", f"{by_onnxruntime['faster']:.1f} x"]
+            row += [f"{by_torch['faster']:.0f} x", f"{instructions['value']:,.0f}", f"{size['value']:,.0f}"]
+            check = checked.get((agent, weights))
+            if check is None:
+                row += ["-", "-"]
+            else:
+                row += [f"{check['actions_that_differ_from_float32']:.2%}", f"{check['reward']:.1f}"]
+            rows.append(row)
+    return table(columns, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "export": export,
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),
     "pong": lambda: runs("pong"),

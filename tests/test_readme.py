@@ -10,7 +10,7 @@ from stable_baselines3 import DQN
 
 from papers import use_tiny
 from snnrl.agents.atari_vec_env import AtariVecEnv
-from snnrl.cli import main
+from snnrl.cli import COMMANDS, main
 from snnrl.envs import PROTOCOLS, games
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -29,6 +29,7 @@ SHORT = {
     "play": ["--most-steps", "20"],
     "energy": ["--episodes", "1"],
     "robustness": ["--episodes", "1", "--kinds", "precision"],
+    "export": [],
     "report": [],
     "list": [],
     "table": [],
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_commands() -> None:
     names = {shlex.split(line)[1] for line in commands()}
-    assert names == {"train", "eval", "convert", "energy", "robustness", "play", "report", "list", "table", "figure"}
+    assert names == set(COMMANDS)
     assert commands()[0] == "snnrl train cartpole --T 5 --reduce-to 1"
 
 

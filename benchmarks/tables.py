@@ -258,7 +258,20 @@ def export() -> str:
     return table(columns, rows)
 
 
+def hoyer_scratch() -> str:
+    """Return a row for every seed of Hoyer neurons trained from scratch by rewards alone."""
+    columns = ["seed", "T = 1", "energy ratio", "spikes per neuron", "minutes"]
+    rows = []
+    for summary in seeds("cartpole-hoyer-scratch"):
+        (stage,) = summary["stages"]
+        rate = sum(stage["spike_rate"].values()) / len(stage["spike_rate"])
+        figures = [f"{stage['energy_ratio']:.2f}", f"{rate:.2f}", f"{summary['minutes']:.1f}"]
+        rows.append([str(summary["seed"]), reward(stage), *figures])
+    return table(columns, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "hoyer-scratch": hoyer_scratch,
     "export": export,
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),

@@ -349,3 +349,15 @@ def test_layers_that_do_not_spike_between_those_that_do_are_refused() -> None:
     chain = settle(network, torch.rand(8, 3), "lif")
     with pytest.raises(UserError, match="layers that do not spike"):
         chain_of(chain, Observation((3,), False, np.ones(3), np.zeros(3)))
+
+
+def test_a_large_bias_fits_into_whole_numbers(tmp_path: Path) -> None:
+    network = nn.Sequential(OrderedDict(fc1=block(nn.Linear(3, 8)), head=nn.Linear(8, 2)))
+    nn.init.constant_(network.head.bias, 1e9)
+    observations = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    seen = Observation((3,), False, np.ones(3), np.zeros(3))
+    chain = chain_of(settle(network, torch.from_numpy(observations), "lif"), seen)
+    program = rounded(lower(chain, observations), 8, observations)
+    agent = written(program, tmp_path)
+    assert_same(agent, program, chain, observations)
+    np.testing.assert_allclose(agent.q_values, 1e9, rtol=1e-3)

@@ -48,7 +48,8 @@ def rounded(program: Program, bits: Bits, examples: NDArray[Any]) -> Program:
             layer = replace(layer, weight=layer.weight / factor.transpose(1, 2, 0)[..., None])
         few = bits == 8 and layer.weight.size >= SMALL * total
         largest_input = 1.0 if layers else (255.0 if scale is None else float(LARGEST_INPUT))
-        found, units = _whole_layer(layer, 8 if few else 16, largest_input * layer.averaged**2, whole_values)
+        smallest = 0.0 if layer.level is not None else float(np.abs(program.bias).max()) * 4 / LARGEST_SUM
+        found, units = _whole_layer(layer, 8 if few else 16, largest_input * layer.averaged**2, whole_values, smallest)
         if found.level is None:
             unit = float(units[0])
         else:
@@ -69,14 +70,16 @@ def _input_scale(examples: NDArray[Any]) -> NDArray[np.float32]:
     return np.exp2(np.floor(np.log2(LARGEST_INPUT / (4 * most)))).astype(np.float32)
 
 
-def _whole_layer(layer: EventLayer, bits: Bits, largest_input: float, inputs: Tensor) -> tuple[EventLayer, Floats]:
-    """Return a layer whose weights have so many bits, and what 1 of each output's sum is worth."""
+def _whole_layer(
+    layer: EventLayer, bits: Bits, largest_input: float, inputs: Tensor, smallest: float
+) -> tuple[EventLayer, Floats]:
+    """Return a layer with weights of so many bits, and what 1 of each output's sum is worth, ``smallest`` at least."""
     weight = layer.weight.transpose(3, 2, 0, 1).astype(np.float64)
     by_output = weight.reshape(len(weight), -1)
     most = 2 ** (bits - 1) - 1
     units = _units(np.abs(by_output), most, largest_input)
     if layer.level is None:
-        units[:] = units.max()
+        units[:] = max(units.max(), smallest)
     by_output = by_output / units[:, None]
     found = np.rint(by_output) if bits == 16 else _compensating(by_output, most, _second_moments(layer, inputs))
     kernel = found.reshape(weight.shape).transpose(2, 3, 1, 0)

@@ -91,6 +91,7 @@ def _layer(layer: EventLayer, first_neuron: int) -> Mapping[str, Any]:
     kernel_height, kernel_width, inputs, outputs = layer.weight.shape
     _, height_in, width_in = layer.shape_in
     _, height, width = layer.shape_out
+    sides = (height_in // layer.averaged, width_in // layer.averaged)
     return {
         "name": re.sub(r"\W", "_", layer.name),
         "type": TYPES[layer.weight.dtype.name],
@@ -111,6 +112,8 @@ def _layer(layer: EventLayer, first_neuron: int) -> Mapping[str, Any]:
         "padding": layer.padding,
         "averaged": layer.averaged,
         "largest": layer.largest,
+        # the kernel sees each input once: a stride may leave inputs over where there is one output as well
+        "covered": sides == (kernel_height, kernel_width) and layer.padding == 0,
         "first_neuron": first_neuron,
     }
 

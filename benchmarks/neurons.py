@@ -5,8 +5,6 @@ one for each seed.
 """
 
 import argparse
-import csv
-import io
 import json
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +12,7 @@ from typing import Any
 
 from snnrl.cli import main as snnrl
 from snnrl.files import write_atomically
+from snnrl.tables import to_csv
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("lif", "hoyer", "binary")
@@ -21,7 +20,7 @@ WAYS = {
     "T = 5, then 1": ["--from", "ANN", "--schedule", "5,1"],
     "straight from the ordinary network": ["--from", "ANN", "--schedule", "1"],
     "from scratch, taught": ["--from", "scratch", "--teacher", "ANN", "--schedule", "1"],
-    "from scratch, rewards alone": ["--from", "scratch", "--schedule", "1"],
+    "from scratch, rewards alone": ["--from", "scratch", "--T", "1"],
 }
 MISSED = 3
 """Exit code of a run whose last stage missed its gate."""
@@ -51,8 +50,15 @@ def row(kind: str, way: str, seed: int, stages: list[dict[str, Any]]) -> dict[st
     }
 
 
+def keep(recipe: str, rows: list[dict[str, Any]]) -> None:
+    """Write the table of what has been trained so far."""
+    results = RESULTS / recipe
+    results.mkdir(parents=True, exist_ok=True)
+    write_atomically(results / "neurons.csv", to_csv([*rows[0]], [row.values() for row in rows]).encode())
+
+
 def main() -> None:
-    """Run everything, then write the table."""
+    """Run everything, one after the other."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe", help="such as cartpole")
     options.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
@@ -77,14 +83,7 @@ def main() -> None:
                 folder = given.runs / f"{given.recipe}-{kind}-{list(WAYS).index(way)}-{seed}"
                 stages = trained(given.recipe, folder, [*words, "--neuron", kind, "--seed", str(seed)])
                 rows.append(row(kind, way, seed, stages))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    results = RESULTS / given.recipe
-    results.mkdir(parents=True, exist_ok=True)
-    write_atomically(results / "neurons.csv", text.getvalue().encode())
-    print(text.getvalue())
+                keep(given.recipe, rows)
 
 
 if __name__ == "__main__":

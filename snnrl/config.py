@@ -1,5 +1,6 @@
 """Recipes: YAML files, validated into typed objects; every mistake is one line that names the place."""
 
+import functools
 import reprlib
 from collections.abc import Mapping
 from importlib import resources
@@ -79,7 +80,7 @@ def recipe_values(name: str, *, package: str = RECIPES, kind: str = "recipe") ->
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or "not text"
             raise UserError(f"cannot read the {kind} {name}: {problem}") from error
-    values = _parse(text, where)
+    values = dict(_parse(text, where))
     if (base := values.pop("base", None)) is not None:
         if not isinstance(base, str) or base not in shipped or base == name:
             raise UserError(f"{where}: unknown base {_SHORT.repr(base)}{did_you_mean(str(base), shipped)}")
@@ -131,7 +132,8 @@ def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+@functools.cache  # one command reads the shipped recipes again and again
+def _parse(text: str, where: str) -> Mapping[str, Any]:
     try:
         # no tags, YAML 1.2 numbers (1e-4 is one), and an error for a key given twice
         values = YAML(typ="safe", pure=True).load(text)

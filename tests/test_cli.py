@@ -80,7 +80,9 @@ def tiny(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setattr(distil, "CALIBRATION", 64)
+
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main([str(word) for word in words])
@@ -419,8 +421,8 @@ def test_an_ordinary_agent_has_no_spikes_to_overlay(call: Call) -> None:
 # games
 
 SHORT = ["--T", "1", "--reduction.rounds", "1", "--reduction.batches", "2", "--reduction.batch-size", "4"]
-SHORT += ["--reduction.frames", "8", "--gate.tolerance", "1", "--gate.episodes", "1", "--report-episodes", "1"]
-SHORT += ["--most-steps", "5", "--n-envs", "1", "--device", "cpu"]
+SHORT += ["--reduction.last-rounds", "1", "--reduction.frames", "8", "--gate.tolerance", "1", "--gate.episodes", "1"]
+SHORT += ["--report-episodes", "1", "--most-steps", "5", "--n-envs", "1", "--device", "cpu"]
 
 
 def test_games_are_listed_and_have_their_options(call: Call) -> None:

@@ -10,6 +10,7 @@ from stable_baselines3 import DQN
 
 from papers import use_tiny
 from snnrl.agents.atari_vec_env import AtariVecEnv
+from snnrl.agents.spiking_dqn import distil
 from snnrl.cli import COMMANDS, main
 from snnrl.envs import PROTOCOLS, games
 
@@ -18,8 +19,8 @@ SHORT_TRAINING = [
     *("--n-envs", "2", "--ann.steps", "200", "--ann.eval-every", "100", "--dqn.learning-starts", "50"),
     *("--dqn.buffer-size", "300", "--reduction.batches", "3", "--reduction.frames", "40"),
     *("--reduction.own-frames", "20"),
-    *("--reduction.rounds", "1", "--reduction.td.steps", "60", "--gate.episodes", "1", "--report-episodes", "1"),
-    *("--most-steps", "20"),
+    *("--reduction.rounds", "1", "--reduction.last-rounds", "1", "--reduction.td.steps", "60", "--gate.episodes", "1"),
+    *("--report-episodes", "1", "--most-steps", "20"),
 ]
 SHORT_GAME = ["--schedule", "1", "--dqn.batch-size", "4", "--reduction.batch-size", "4", "--ann.steps", "60"]
 SHORT = {
@@ -72,6 +73,7 @@ def test_tables_say_what_the_results_say() -> None:
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     use_tiny(monkeypatch)
+    monkeypatch.setattr(distil, "CALIBRATION", 64)
     words = shlex.split(line)[1:]
     few = SHORT_GAME if words[0] == "train" and words[1] in games() else []
     few = [*SHORT[words[0]], *few]

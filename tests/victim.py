@@ -9,10 +9,14 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import torch
 
 import snnrl.files
 from snnrl.agents.classifier import training
+from snnrl.agents.spiking_dqn import distil
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.cli import main
 from snnrl.display import Display
@@ -66,12 +70,24 @@ def watch(moment: Moment) -> None:
         moment.writes_half(descriptor)
         fsync(descriptor)
 
+    distil.CALIBRATION = 64
     training.REPORT_EVERY = 1  # a classifier can be killed at every batch
     # no start passes untrained: every stage has training to be killed in
     Job.gate = lambda self, agent: (gate(self, agent)[0], False)  # type: ignore[method-assign]
     patched: Any = snnrl.files.os
     patched.fsync = flushed
     Display.stage = watched  # type: ignore[method-assign]
+
+
+def run(moment: str, words: list[str], said: Path) -> None:
+    """Do it in a process that was forked, which writes to the file ``said``."""
+    said.parent.mkdir(parents=True, exist_ok=True)
+    with said.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    watch(Moment(moment))
+    sys.exit(main(words))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ one for each seed.
 """
 
 import argparse
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +24,7 @@ WAYS = {
     "from scratch, taught": ["--from", "scratch", "--teacher", "ANN", "--schedule", "1"],
     "from scratch, rewards alone": ["--from", "scratch", "--T", "1"],
 }
+MEMORY = "arithmetic and memory, everything in SRAM"
 MISSED = 3
 """Exit code of a run whose last stage missed its gate."""
 
@@ -35,7 +38,19 @@ def trained(recipe: str, folder: Path, words: list[str]) -> list[dict[str, Any]]
     return stages
 
 
-def row(kind: str, way: str, seed: int, stages: list[dict[str, Any]]) -> dict[str, Any]:
+def with_memory(agent: Path) -> float:
+    """Return an agent's energy ratio with every memory access counted, as ``snnrl energy`` tells it, and keep it."""
+    kept = agent.with_suffix(".energy.json")
+    if not kept.exists():
+        said = io.StringIO()
+        with redirect_stdout(said):
+            if snnrl(["energy", str(agent), "--json"]):
+                raise SystemExit(f"the energy of {agent} could not be told")
+        write_atomically(kept, said.getvalue().splitlines()[-1].encode())
+    return float(json.loads(kept.read_text())["what_if"][MEMORY])
+
+
+def row(kind: str, way: str, seed: int, folder: Path, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is told of a run: its last stage, and the minutes of its own training."""
     stage = stages[-1]
     return {
@@ -45,6 +60,7 @@ def row(kind: str, way: str, seed: int, stages: list[dict[str, Any]]) -> dict[st
         "reward": round(stage["reward_mean"], 2),
         "std": round(stage["reward_std"], 2),
         "energy_ratio": round(stage["energy_ratio"], 3),
+        "energy_ratio_with_memory": round(with_memory(folder / stage["agent"]), 3) if stage["T"] else 1.0,
         "spikes_per_neuron": round(fmean(stage["spike_rate"].values()), 4) if stage["spike_rate"] else "",
         "minutes": round(sum(stage["minutes"] for stage in stages if stage["T"] is not None or way == "-"), 2),
     }
@@ -73,7 +89,7 @@ def main() -> None:
         if start is None:
             folder = given.runs / f"{given.recipe}-ann-{seed}"
             stages = trained(given.recipe, folder, ["--schedule", "1", "--seed", str(seed)])
-            rows.append(row("ordinary", "-", seed, stages[:1]))
+            rows.append(row("ordinary", "-", seed, folder, stages[:1]))
             start = str(folder / "ann.zip")
         for way in given.ways:
             for kind in given.kinds:
@@ -82,7 +98,7 @@ def main() -> None:
                 words = [start if word == "ANN" else word for word in WAYS[way]]
                 folder = given.runs / f"{given.recipe}-{kind}-{list(WAYS).index(way)}-{seed}"
                 stages = trained(given.recipe, folder, [*words, "--neuron", kind, "--seed", str(seed)])
-                rows.append(row(kind, way, seed, stages))
+                rows.append(row(kind, way, seed, folder, stages))
                 keep(given.recipe, rows)
 
 

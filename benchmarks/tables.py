@@ -1,15 +1,16 @@
-"""Write the README's tables of results from the files in ``results/``, each between its two comments."""
+"""Write the pages' tables of results from the files in ``results/``, each between its two comments."""
 
 import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-README = Path(__file__).parent.parent / "README.md"
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md")]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -270,8 +271,35 @@ def hoyer_scratch() -> str:
     return table(columns, rows)
 
 
+def neurons(recipe: str) -> str:
+    """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds."""
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with (RESULTS / recipe / "neurons.csv").open() as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["way"], row["neuron"]), []).append(row)
+    columns = ["way", "neurons", "reward by seed", "energy ratio", "with memory", "spikes per neuron", "minutes"]
+    rows = []
+    for way in dict.fromkeys(way for way, _ in found):
+        for kind, of_seeds in ((kind, rows) for (of, kind), rows in found.items() if of == way):
+            rewards = ", ".join(f"{float(row['reward']):.1f}" for row in of_seeds)
+            means = [mean(row[name] for row in of_seeds) for name in MEANS]
+            rows.append([way, kind, rewards, *means])
+    return table(columns, rows)
+
+
+MEANS = ("energy_ratio", "energy_ratio_with_memory", "spikes_per_neuron", "minutes")
+
+
+def mean(values: Iterable[str]) -> str:
+    """Return the mean of a column's numbers, - where they are missing."""
+    numbers = [float(value) for value in values if value]
+    return f"{fmean(numbers):.2f}" if numbers else "-"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "hoyer-scratch": hoyer_scratch,
+    "neurons-cartpole": lambda: neurons("cartpole"),
+    "neurons-pong": lambda: neurons("pong"),
     "export": export,
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),
@@ -290,4 +318,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")

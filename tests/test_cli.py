@@ -55,10 +55,11 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_start_passes_untrained() -> Iterator[None]:
-    """Let every stage train, as accidents are to happen while it does."""
+def short_and_trained() -> Iterator[None]:
+    """Let every stage train, as accidents are to happen while it does, after little play."""
     gate = Job.gate
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distil, "CALIBRATION", 64)
         patch.setattr(Job, "gate", lambda self, agent: (gate(self, agent)[0], False))
         yield
 
@@ -80,9 +81,7 @@ def tiny(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    monkeypatch.setattr(distil, "CALIBRATION", 64)
-
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main([str(word) for word in words])

@@ -1,10 +1,11 @@
 """Reward at T = 1 by kind of neuron and way of training: whole runs, by seed; a killed one goes on.
 
-Writes ``results/RECIPE/neurons.csv``. The ordinary networks that teach and are converted are those of the first runs,
-one for each seed.
+Writes ``results/RECIPE/neurons.csv``, rows of other runs kept. The ordinary networks that teach and are converted are
+those of the first runs, one for each seed.
 """
 
 import argparse
+import csv
 import io
 import json
 from contextlib import redirect_stdout
@@ -66,11 +67,20 @@ def row(kind: str, way: str, seed: int, folder: Path, stages: list[dict[str, Any
     }
 
 
-def keep(recipe: str, rows: list[dict[str, Any]]) -> None:
-    """Write the table of what has been trained so far."""
-    results = RESULTS / recipe
-    results.mkdir(parents=True, exist_ok=True)
-    write_atomically(results / "neurons.csv", to_csv([*rows[0]], [row.values() for row in rows]).encode())
+def keep(path: Path, new: dict[str, Any]) -> None:
+    """Put a row into a table, in place of one of the same kind, way and seed."""
+    rows = {place(new): new}
+    if path.exists():
+        with path.open() as file:
+            rows = {place(old): old for old in csv.DictReader(file)} | rows
+    lines = [rows[at].values() for at in sorted(rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_csv([*new], lines).encode())
+
+
+def place(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return where a row stands among others."""
+    return ["-", *WAYS].index(row["way"]), ["ordinary", *KINDS].index(row["neuron"]), int(row["seed"])
 
 
 def main() -> None:
@@ -83,13 +93,13 @@ def main() -> None:
     options.add_argument("--ann", help="an ordinary agent for all seeds, such as pong/ann; else each has its own")
     options.add_argument("--runs", type=Path, default=Path("runs/neurons"), help="folder of the runs")
     given = options.parse_args()
-    rows = []
+    table = RESULTS / given.recipe / "neurons.csv"
     for seed in given.seeds:
         start = given.ann
         if start is None:
             folder = given.runs / f"{given.recipe}-ann-{seed}"
             stages = trained(given.recipe, folder, ["--schedule", "1", "--seed", str(seed)])
-            rows.append(row("ordinary", "-", seed, folder, stages[:1]))
+            keep(table, row("ordinary", "-", seed, folder, stages[:1]))
             start = str(folder / "ann.zip")
         for way in given.ways:
             for kind in given.kinds:
@@ -98,8 +108,7 @@ def main() -> None:
                 words = [start if word == "ANN" else word for word in WAYS[way]]
                 folder = given.runs / f"{given.recipe}-{kind}-{list(WAYS).index(way)}-{seed}"
                 stages = trained(given.recipe, folder, [*words, "--neuron", kind, "--seed", str(seed)])
-                rows.append(row(kind, way, seed, folder, stages))
-                keep(given.recipe, rows)
+                keep(table, row(kind, way, seed, folder, stages))
 
 
 if __name__ == "__main__":

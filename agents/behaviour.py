@@ -19,7 +19,7 @@ from snnrl.report.data import Behaviour, Sample
 EPISODES = 2
 
 MOST_STEPS = 1_000
-"""Of each episode: what a report may cost is bounded."""
+"""Of each episode, if the run allows as many: what a report may cost is bounded."""
 
 SAMPLES = 4
 
@@ -27,13 +27,14 @@ BATCH = 32
 """Observations that are decided on at a time."""
 
 
-def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
+def observe(agents: Mapping[str, Opened], seed: int, most_steps: int | None = None) -> Behaviour:
     """Let the first of a run's agents play greedily, and all of them decide on what it saw."""
+    most_steps = min(most_steps or MOST_STEPS, MOST_STEPS)
     (first, player), *_ = agents.items()
     last = list(agents.values())[-1]
     seeds = episode_seeds(seed, "report", EPISODES)
     seen = evaluate(
-        player.agent, player.env_id, seeds, env_kwargs=player.env_kwargs, most_steps=MOST_STEPS
+        player.agent, player.env_id, seeds, env_kwargs=player.env_kwargs, most_steps=most_steps
     ).observations
     counted = {name: operations(one.agent, seen) for name, one in agents.items()}
     spiking = [name for name, one in agents.items() if one.agent.T is not None]
@@ -44,7 +45,7 @@ def observe(agents: Mapping[str, Opened], seed: int) -> Behaviour:
     layer, samples = ("", ()) if last.agent.T is None else samples_of(last, seen, chosen)
     return Behaviour(
         f"{len(seen)} observations, drawn at random from {EPISODES} greedy episodes of {first}, of at most "
-        f"{MOST_STEPS} decisions each.",
+        f"{most_steps} decisions each.",
         layer,
         actions,
         names,

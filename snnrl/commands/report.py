@@ -96,13 +96,16 @@ def write_page(out: Path, *folders: RunFolder, images: ImageSet | None = None) -
         page = render_several(runs)
     else:
         files = {stage.name: folders[0].agent(stage.name) for stage in runs[0].stages}
-        page = render(runs[0], _behaviour(runs[0], files, images))
+        most_steps = folders[0].config().get("most_steps")
+        page = render(runs[0], _behaviour(runs[0], files, most_steps, images))
     write_atomically(out, page.encode())
 
 
-def _behaviour(run: Run, files: Mapping[str, Path], images: ImageSet | None) -> Behaviour | None:
+def _behaviour(
+    run: Run, files: Mapping[str, Path], most_steps: int | None, images: ImageSet | None
+) -> Behaviour | None:
     if run.measure == "reward":
-        return observe({name: open_agent(str(file)) for name, file in files.items()}, run.seed)
+        return observe({name: open_agent(str(file)) for name, file in files.items()}, run.seed, most_steps)
     if images is None:
         return None
     return observe_images({name: Classifier.load(file) for name, file in files.items()}, images.test)

@@ -279,11 +279,9 @@ def neurons(recipe: str) -> str:
             found.setdefault((row["way"], row["neuron"]), []).append(row)
     columns = ["way", "neurons", "reward by seed", "energy ratio", "with memory", "spikes per neuron", "minutes"]
     rows = []
-    for way in dict.fromkeys(way for way, _ in found):
-        for kind, of_seeds in ((kind, rows) for (of, kind), rows in found.items() if of == way):
-            rewards = ", ".join(f"{float(row['reward']):.1f}" for row in of_seeds)
-            means = [mean(row[name] for row in of_seeds) for name in MEANS]
-            rows.append([way, kind, rewards, *means])
+    for (way, kind), of_seeds in found.items():
+        rewards = ", ".join(f"{float(row['reward']):.1f}" for row in of_seeds)
+        rows.append([way, kind, rewards, *(mean(row[name] for row in of_seeds) for name in MEANS)])
     return table(columns, rows)
 
 

@@ -67,7 +67,8 @@ def _input_scale(examples: NDArray[Any]) -> NDArray[np.float32]:
     maps = examples.ndim == 4
     most = np.abs(examples).max(axis=(0, 2, 3) if maps else 0, keepdims=maps)
     most = np.maximum(most[0] if maps else most, 1e-6)
-    return np.exp2(np.floor(np.log2(LARGEST_INPUT / (4 * most)))).astype(np.float32)
+    scale: NDArray[np.float32] = np.exp2(np.floor(np.log2(LARGEST_INPUT / (4 * most)))).astype(np.float32)
+    return scale
 
 
 def _whole_layer(

@@ -88,7 +88,8 @@ class CurrentBlock(nn.Module):
         """Return currents ``(B, width, H / stride, W / stride)``."""
         # the neurons first: operations are counted in the order of the forward, and they belong to the layer before
         convolved: Tensor = self.conv(self.dropout(self.act(currents)))
-        return convolved + self.shortcut(currents)
+        residual: Tensor = self.shortcut(currents)
+        return convolved + residual
 
 
 class CurrentShortcut(nn.Identity):

@@ -38,7 +38,8 @@ def _join(first: Tensor, second: Tensor, axis: int, dilated: bool) -> Tensor:
         return torch.cat([first, second], axis)
     alone = first.shape[axis] // 3
     parts = [alone, 2 * alone]
-    (before, overlap), (overlapping, after) = first.split(parts, axis), second.split(parts[::-1], axis)
+    before, overlap = torch.split(first, parts, axis)
+    overlapping, after = torch.split(second, parts[::-1], axis)
     return torch.cat([before, (overlap + overlapping) / 2, after], axis)
 
 

@@ -254,7 +254,8 @@ class WindowConv(nn.Conv2d):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return the currents."""
-        return super().forward(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+        currents: Tensor = super().forward(windows.flatten(0, 1))
+        return currents.view_as(windows)
 
 
 class WindowLSTM(nn.Module):

@@ -88,7 +88,7 @@ class WindowNeuron(ConstantThreshold):
         super().__init__(1)
         self.handed = handed
 
-    @property  # type: ignore[override]  # what is set elsewhere, T, can be one alone
+    @property  # what is set elsewhere, T, can be one alone
     def steps(self) -> int:
         """One: potentials are handed from window to window, not from timestep to timestep."""
         return 1

@@ -28,7 +28,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.checkpoint import read_archive
 from snnrl.cli import COMMANDS, main
-from snnrl.commands import overlay
+from snnrl.commands import overlay, running
 from snnrl.commands.train import check_disk
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.envs import PROTOCOLS, make
@@ -594,7 +594,8 @@ def test_a_missed_gate_ends_with_3(call: Call, tiny: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "env" in recipe_values(name)[0]])
-def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
+def test_shipped_recipes_train(call: Call, tiny: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "draw", lambda *_: None)
     options = [
         "--schedule",
         "1",

@@ -34,14 +34,14 @@ network: {kind: small, features: 16}
 dqn:
   {buffer_size: 200, learning_starts: 50, batch_size: 16, target_update_interval: 50,
    final_learning_rate: 1.0e-5}
-ann: {steps: 450, eval_every: 200, checkpoint_every: 75, milestone_every: 200}
+ann: {steps: 300, eval_every: 200, checkpoint_every: 75, milestone_every: 200}
 reduction: {batches: 40, batch_size: 16, frames: 200, own_frames: 100, rounds: 1, last_rounds: 2, checkpoint_every: 10}
 gate: {episodes: 1}
 report_episodes: 1
 """
 SINGLE = PONG[: PONG.index("reduction")].replace("atari\nenv: pong", "pong-paper")
 SINGLE += (
-    "reduction: {td: {steps: 200, eval_every: 200, checkpoint_every: 75}}\ngate: {episodes: 2}\nreport_episodes: 2\n"
+    "reduction: {td: {steps: 200, eval_every: 200, checkpoint_every: 75}}\ngate: {episodes: 1}\nreport_episodes: 1\n"
 )
 IMAGES = """
 base: cifar10-vgg6
@@ -77,7 +77,9 @@ RECIPES = {
 Unbroken = Callable[[str], tuple[Path, Path]]
 VICTIMS = multiprocessing.get_context("forkserver")
 """Processes that have imported everything when they begin."""
-VICTIMS.set_forkserver_preload(["snnrl.commands.train", "snnrl.agents.classifier.training", "snnrl.report.page"])
+VICTIMS.set_forkserver_preload(
+    ["snnrl.commands.train", "snnrl.agents.classifier.training", "snnrl.report.page", "torch._dynamo"]
+)
 
 
 def run(moment: str, recipe: Path, folder: Path) -> int:
@@ -134,7 +136,7 @@ MOMENTS = {
         ["ann@write:6", "ann@write:2", "T2@write:7", "T1@write:5", "T1@18", "T1@write:3"],
     ],
     "images-swapped": [["ann@10", "ann@write:3", "T2@11", "T2@18", "T1@write:4", "T1@13"]],
-    "pong": [["ann@85", "ann@250", "ann@write:4", "ann@440", "T2@write:2", "T1@write:1"]],
+    "pong": [["ann@write:4", "ann@250", "T2@write:2", "T1@write:1"]],
 }
 
 

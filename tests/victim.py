@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import snnrl.commands.running
 import snnrl.files
 from snnrl.agents.classifier import training
 from snnrl.agents.spiking_dqn import distil
@@ -71,6 +72,7 @@ def watch(moment: Moment) -> None:
         fsync(descriptor)
 
     distil.CALIBRATION = 64
+    snnrl.commands.running.draw = lambda *_: None  # the page, drawn once all is done
     training.REPORT_EVERY = 1  # a classifier can be killed at every batch
     # no start passes untrained: every stage has training to be killed in
     Job.gate = lambda self, agent: (gate(self, agent)[0], False)  # type: ignore[method-assign]

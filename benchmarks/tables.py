@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from snnrl.statistics import mean_estimate
+
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
 PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md")]
@@ -272,16 +274,23 @@ def hoyer_scratch() -> str:
 
 
 def neurons(recipe: str) -> str:
-    """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds."""
+    """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds.
+
+    The interval is that of the mean, from seeds drawn with replacement.
+    """
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     with (RESULTS / recipe / "neurons.csv").open() as file:
         for row in csv.DictReader(file):
             found.setdefault((row["way"], row["neuron"]), []).append(row)
-    columns = ["way", "neurons", "reward by seed", "energy ratio", "with memory", "spikes per neuron", "minutes"]
+    columns = ["way", "neurons", "reward by seed", "mean (95 %)"]
+    columns += ["energy ratio", "with memory", "spikes per neuron", "minutes"]
     rows = []
     for (way, kind), of_seeds in found.items():
-        rewards = ", ".join(f"{float(row['reward']):.1f}" for row in of_seeds)
-        rows.append([way, kind, rewards, *(mean(row[name] for row in of_seeds) for name in MEANS)])
+        rewards = [float(row["reward"]) for row in of_seeds]
+        by_seed = ", ".join(f"{reward:.1f}" for reward in rewards)
+        estimate = mean_estimate(rewards)
+        interval = f"{estimate.value:.1f} ({estimate.low:.0f} to {estimate.high:.0f})" if len(rewards) > 1 else "-"
+        rows.append([way, kind, by_seed, interval, *(mean(row[name] for row in of_seeds) for name in MEANS)])
     return table(columns, rows)
 
 

@@ -1,4 +1,7 @@
-"""Time of the Nature CNN at T = 1 by kind of neuron, against our own ``lif``: a training step, and inference folded."""
+"""Time of the Nature CNN at T = 1 by kind of neuron, against our own ``lif``: a training step, and inference folded.
+
+Networks of windows, which have no such layers, stand beside them at a quarter of their channels.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 
 from snnrl.allocation import keep_freed_memory
 from snnrl.conversion import convert
-from snnrl.networks import folded, mlp, nature_cnn
+from snnrl.networks import folded, mlp, nature_cnn, window_conv, window_lstm
 from snnrl.neurons import NEURONS
 
 OBSERVATION = (4, 84, 84)
@@ -23,6 +26,17 @@ def contestant(neuron: str) -> tuple[nn.Module, Tensor]:
     ann, images = nn.Sequential(nature_cnn(OBSERVATION), mlp(512, (), ACTIONS)), torch.rand(BATCH, *OBSERVATION)
     network = convert(ann, images, steps=1, neuron=neuron).network
     return network.to(memory_format=LAYOUT), images.contiguous(memory_format=LAYOUT)  # type: ignore[call-overload]
+
+
+def windows() -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return networks of windows, and a batch of images ``(B, 4, 84, 84)``."""
+    torch.manual_seed(0)
+    images = torch.rand(BATCH, *OBSERVATION)
+    kinds = {"window-conv": window_conv, "window-lstm": window_lstm}
+    made = {
+        kind: nn.Sequential(make(OBSERVATION, 512, width=0.25), mlp(512, (), ACTIONS)) for kind, make in kinds.items()
+    }
+    return {kind: (network, images) for kind, network in made.items()}
 
 
 def training(network: nn.Module, images: Tensor) -> Callable[[], None]:
@@ -64,9 +78,10 @@ def main() -> None:
     keep_freed_memory()
     rows = Rows(options.threads)
     networks = {name: contestant(name) for name in NEURONS}
-    timings = timed({name: training(*network) for name, network in networks.items()}, options.rounds)
+    timings = timed({name: training(*network) for name, network in {**networks, **windows()}.items()}, options.rounds)
     compare(rows, "training step", timings)
     functions = {name: inference(*network) for name, network in networks.items()}
+    functions |= {name: inference(*network) for name, network in windows().items()}
     functions |= {f"{name}, folded": inference(folded(network), images) for name, (network, images) in networks.items()}
     timings = timed(functions, options.rounds)
     compare(rows, "inference", timings)

@@ -12,7 +12,7 @@ from snnrl.statistics import mean_estimate
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md")]
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/window.md")]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -198,15 +198,11 @@ def image_speed() -> str:
     return table(["what", "snnrl", "peer", "ratio", "by processor time", "aim"], rows)
 
 
-IMAGE_TABLES = ("1", "3", "4", "5", "pruning", "skip")
-"""Names of ``snnrl table``."""
-
-
-def image_tables() -> str:
-    """Return the lines of the paper's tables on images, the paper's accuracy beside that of the small budget here."""
+def image_tables(*names: str) -> str:
+    """Return the lines of ``snnrl table NAME``, a paper's accuracy beside that of the small budget here."""
     columns = ["table", "network", "stage", "paper, %", "here, %", "spikes per neuron", "energy ratio", "seconds"]
     rows = []
-    for name in IMAGE_TABLES:
+    for name in names:
         file = RESULTS / "images" / f"table-{name}.csv"
         for line in csv.DictReader(file.read_text().splitlines()) if file.exists() else ():
             if not line["accuracy"]:
@@ -319,7 +315,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "cartpole-paper": paper,
     "convert": foreign,
     "speed": speed,
-    "images": image_tables,
+    "images": lambda: image_tables("3", "4", "5", "pruning", "skip"),
+    "images-neurons": lambda: image_tables("neurons", "hoyer"),
+    "images-windows": lambda: image_tables("window"),
     "image-speed": image_speed,
     "shipped": shipped,
 }

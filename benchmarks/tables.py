@@ -12,7 +12,7 @@ from snnrl.statistics import mean_estimate
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/window.md")]
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md")]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -317,7 +317,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "images": lambda: image_tables("3", "4", "5", "pruning", "skip"),
     "images-neurons": lambda: image_tables("neurons", "hoyer"),
-    "images-windows": lambda: image_tables("window"),
     "image-speed": image_speed,
     "shipped": shipped,
 }

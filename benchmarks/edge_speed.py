@@ -58,7 +58,6 @@ def written(program: Program, folder: Path) -> None:
 def built(folder: Path, output: str, *flags: str) -> Path:
     """Run the C compiler in a folder."""
     command = compiler()
-    assert command is not None
     subprocess.run([command, *STRICT, *flags, f"-I{folder}", "-o", str(folder / output)], check=True, cwd=folder)
     return folder / output
 

@@ -14,7 +14,7 @@ from snnrl.cli import main
 from snnrl.export import compiled
 
 EDGE = Path(__file__).parent.parent / "docs" / "edge"
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or [compiled.compiler() or "cc"]
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or [compiled.compiler()]
 MILLISECONDS = 5000
 MOST_FLASH = 32 * 1024
 MOST_STACK = 1280

@@ -1,6 +1,7 @@
 """C99 from a network: the code does what its oracle in Python does, and the oracle what the network does."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+import snnrl.commands.export
 from modules import settle
 from snnrl.agents.evaluate import episode_seeds, play
 from snnrl.agents.exported import agent_chain
@@ -25,8 +27,9 @@ from snnrl.agents.spiking_dqn import SpikingDQN
 from snnrl.cli import main
 from snnrl.energy import count_operations
 from snnrl.errors import UserError
-from snnrl.export import Chain, Observation, Program, agreement, chain_of, lower, rounded, run, to_c
+from snnrl.export import Chain, Observation, Program, agreement, chain_of, lower, rounded, run, to_c, whole
 from snnrl.export.compiled import STRICT, Compiled, compiler
+from snnrl.export.program import LARGEST_INPUT
 from snnrl.networks import classifier, small_conv
 from snnrl.networks.layers import block
 from snnrl.networks.views import BinaryView, EventView, View
@@ -118,8 +121,9 @@ def networks(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, int, int]]:
     return nn.Sequential(parts), shape
 
 
-@given(drawn=networks(), weights=st.sampled_from(["float32", "int8", "int16"]), neuron=st.sampled_from(list(NEURONS)))
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("neuron", NEURONS)
+@given(drawn=networks(), weights=st.sampled_from(["float32", "int8", "int16"]))
+@settings(max_examples=4, deadline=None)
 def test_c_code_does_what_its_oracle_does(
     drawn: tuple[nn.Sequential, tuple[int, int, int]],
     weights: str,
@@ -145,6 +149,55 @@ def test_inputs_that_a_stride_leaves_over(weights: str, tmp_path: Path) -> None:
     chain = chain_of(settle(network, seen.real(observations).float(), "lif"), seen)
     program = as_asked(lower(chain, observations), weights, observations)
     assert_same(written(program, tmp_path), program, chain, observations)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int16"])
+def test_maps_that_fire_always_or_never(weights: str, tmp_path: Path) -> None:
+    norm = nn.BatchNorm2d(3)
+    convolution = OrderedDict(conv1=block(nn.Conv2d(1, 3, 2), norm))
+    network = nn.Sequential(OrderedDict(convolution, flatten=nn.Flatten(), head=nn.Linear(12, 2)))
+    seen, observations = bytes_seen(1, 3, 3), images(40, 1, 3, 3)
+    settle(network, seen.real(observations).float(), "lif")
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 0.0, 0.0]))
+        norm.bias.copy_(torch.tensor([0.0, 9.0, -9.0]))
+    program = as_asked(lower(chain_of(network, seen), observations), weights, observations)
+    found = run(program, observations).spikes[0]
+    assert found[:, 1].all()
+    assert not found[:, 2].any()
+    assert_same(written(program, tmp_path), program, chain_of(network, seen), observations)
+
+
+def test_what_sums_begin_with_is_kept_whole(tmp_path: Path) -> None:
+    """A bright still background in front of filters of one sign: nearly all of a sum is there before the play."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        OrderedDict(conv1=block(nn.Conv2d(4, 6, 12)), flatten=nn.Flatten(), head=nn.Linear(6 * 25, 3))
+    )
+    with torch.no_grad():
+        network.conv1.weights.weight.abs_()
+    noise = np.random.default_rng(0).integers(-2, 3, (60, 4, 16, 16))
+    observations = (250 + noise).astype(np.uint8)
+    seen = Observation((4, 16, 16), True, np.full((4, 1, 1), 1 / 255), np.zeros((4, 1, 1)))
+    chain = chain_of(settle(network, seen.real(observations).float(), "lif"), seen)
+    floats = lower(chain, observations)
+    program = rounded(floats, 16, observations)
+    assert (run(program, observations).spikes[0] == run(floats, observations).spikes[0]).mean() > 0.99
+    assert_same(written(program, tmp_path), program, chain, observations)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_no_sum_needs_more_than_32_bits(bits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(fc1=block(nn.Linear(1000, 2)), head=nn.Linear(2, 2)))
+    observations = np.random.default_rng(0).normal(size=(50, 1000)).astype(np.float32)
+    seen = Observation((1000,), False, np.ones(1000), np.zeros(1000))
+    program = lower(chain_of(settle(network, torch.from_numpy(observations), "lif"), seen), observations)
+    layer = rounded(program, bits, observations).layers[0]
+    assert (np.abs(layer.weight.astype(np.int64)).sum(axis=(0, 1, 2)) * LARGEST_INPUT < 2**31).all()
+    monkeypatch.setattr(whole, "_units", lambda sizes, *_: np.full(len(sizes), 1e-6 * sizes.max()))
+    with pytest.raises(UserError, match="sums of fc1 need more than 32 bits"):
+        rounded(program, bits, observations)
 
 
 def as_asked(program: Program, weights: str, examples: Array) -> Program:
@@ -266,7 +319,6 @@ def test_no_observation_leads_to_undefined_behaviour(name: str, weights: str, tm
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     command = compiler()
-    assert command is not None
     flags = [*STRICT, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [str(tmp_path / "snnrl_agent.c"), str(tmp_path / "examples" / "decide.c")]
     subprocess.run([command, *flags, f"-I{tmp_path}", "-o", str(tmp_path / "decide"), *sources], check=True)
@@ -294,10 +346,44 @@ def test_the_check_beside_the_code(tmp_path: Path, capsys: pytest.CaptureFixture
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["checked"].startswith("64 observations: 0 actions differ, the numbers of spikes of 0")
     source = out / "snnrl_agent.c"
-    source.write_text(source.read_text().replace("sum >= fc1_level[channel]", "sum < fc1_level[channel]"))
-    done = subprocess.run([sys.executable, str(out / "check.py")], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "64 observations: 0 actions" not in done.stdout
+    code = source.read_text()
+
+    def check(**environment: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(out / "check.py")]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+    assert check().returncode == 0
+    for wrong in (
+        code.replace("sum >= fc1_level[channel]", "sum < fc1_level[channel]"),
+        code.replace("snnrl_q_values[action] =", "snnrl_q_values[action] = 1.001f *"),
+    ):
+        assert wrong != code
+        source.write_text(wrong)
+        assert check().returncode == 1
+    for refused in (check(CC="false"), check(CC="no-compiler")):
+        assert refused.returncode == 2
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_an_agent_that_falls_at_once(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    SpikingDQN("MlpPolicy", "CartPole-v1", T=1, seed=0, device="cpu", policy_kwargs={"net_arch": [16]}).save(
+        "untrained"
+    )
+    words = ["export", "untrained.zip", "--env", "CartPole-v1", "--weights", weights]
+    assert main([*words, "--out", "agent"]) == 0
+    assert "on 1,000 observations" not in capsys.readouterr().out
+    monkeypatch.setattr(snnrl.commands.export, "FEWEST", 4000)
+    assert main([*words, "--out", "other"]) == 2
+    assert "too few for examples (4000)" in capsys.readouterr().err
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setattr(snnrl.commands.export, "FEWEST", 40)
+    assert main([*words, "--out", "other"]) == 2
+    assert "false refuses snnrl_agent.c: exit code 1; nothing was written" in capsys.readouterr().err
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize(

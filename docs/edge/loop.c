@@ -84,27 +84,30 @@ int main(int count, char **words)
     episode_settings settings = {.period = 1, .noise = 1, .delay = 10};
     for (int i = 1; i < count; i += 2) {
         const char *value = i + 1 < count ? words[i + 1] : "";
-        if (!strcmp(words[i], "--seconds")) {
-            seconds = atof(value);
-        } else if (!strcmp(words[i], "--seeds")) {
-            seeds = atoi(value);
-        } else if (!strcmp(words[i], "--period")) {
-            settings.period = atoi(value);
-        } else if (!strcmp(words[i], "--noise")) {
-            settings.noise = atof(value);
-        } else if (!strcmp(words[i], "--delay")) {
-            settings.delay = atoi(value);
-        } else if (!strcmp(words[i], "--paced")) {
-            paced = atoi(value) != 0;
-        } else if (!strcmp(words[i], "--csv")) {
+        char *end;
+        const double number = strtod(value, &end);
+        const bool is_number = end != value && !*end && number > -1e9 && number < 1e9;
+        if (!strcmp(words[i], "--csv") && *value) {
             path = value;
+        } else if (is_number && !strcmp(words[i], "--seconds")) {
+            seconds = number;
+        } else if (is_number && !strcmp(words[i], "--seeds")) {
+            seeds = (int)number;
+        } else if (is_number && !strcmp(words[i], "--period")) {
+            settings.period = (int)number;
+        } else if (is_number && !strcmp(words[i], "--noise")) {
+            settings.noise = number;
+        } else if (is_number && !strcmp(words[i], "--delay")) {
+            settings.delay = (int)number;
+        } else if (is_number && !strcmp(words[i], "--paced")) {
+            paced = number > 0;
         } else {
             fputs(USAGE, stderr);
             return 2;
         }
     }
-    if (!(seconds >= 0.001 && seconds * 1000 <= MOST_MILLISECONDS) || settings.period < 1 || settings.delay < 0 ||
-        settings.delay > PLANT_LONGEST_DELAY) {
+    if (!(seconds >= 0.001 && seconds * 1000 <= MOST_MILLISECONDS) || seeds < 1 || settings.period < 1 ||
+        settings.delay < 0 || settings.delay > PLANT_LONGEST_DELAY) {
         fputs(USAGE, stderr);
         return 2;
     }

@@ -3,8 +3,7 @@
 import os
 import secrets
 import shutil
-import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -25,12 +24,15 @@ from snnrl.errors import UserError
 from snnrl.export import Chain, Program, Trace, compiled, lower, nir_bytes, rounded, run, to_c, to_nir, to_onnx
 from snnrl.files import quoted
 
-EXAMPLES = 3000
-"""Observations that tell the usual one, and what inputs of layers are like."""
-CHECKED = 1000
-"""Other observations, on which whole numbers are compared with floats."""
+OBSERVATIONS = 4000
+"""At most: of a quarter, whole numbers are compared with floats; the others tell what inputs of layers are like."""
+FEWEST = 40
 EXPECTED = 64
-"""Of them, those that go with the C code, with what should come of them."""
+"""Of those compared, which go with the C code, with what should come of them."""
+TOLERANCE = 1e-4
+"""Of a Q-value in floats, or a hundredth of that in units of the largest."""
+TIE = 1e-5
+"""In units of the threshold: so near to its level the order of a sum of floats decides a spike."""
 EPISODES = 10
 MOST_STEPS = 500
 
@@ -83,16 +85,16 @@ def export(arguments: Sequence[str]) -> int:
         result = {"agent": subject.source, "to": options.to, "out": str(options.out), "seed": options.seed}
         if options.to == "c":
             report(1, "rounding" if options.weights != "float32" else "writing")
-            examples, others = np.split(subject.observations, [-CHECKED])
+            examples, others = np.split(subject.observations, [-(len(subject.observations) // 4)])
             program = float_program = lower(subject.chain, examples)
             if options.weights != "float32":
                 program = rounded(float_program, 8 if options.weights == "int8" else 16, examples)
             traces = [run(program, part) for part in np.array_split(others, 10)]
             files = _c_files(program, subject, traces, others)
-            _write(options.out, files)
             report(2, "checking")
+            result["checked"] = _checked(files) if options.check else None
+            _write(options.out, files)
             result |= _facts(program, traces, float_program, others)
-            result["checked"] = _checked(options.out) if options.check else None
             _show(display, subject, program, traces, result)
         else:
             _write(options.out, _exchange_file(options.to, subject))
@@ -110,18 +112,21 @@ def _check_options(options: ExportOptions) -> None:
         raise UserError(f"there is no folder {out.parent} for --out")
     if options.to != "c" and options.weights != "float32":
         raise UserError(f"--weights {options.weights} is for --to c: {options.to.upper()} files hold floats")
-    if options.to == "c" and options.check and compiled.compiler() is None:
-        raise UserError(
-            "there is no C compiler to check the code with: install gcc or clang, let CC name one, or give --no-check"
-        )
+    if options.to == "c" and options.check:
+        try:
+            compiled.compiler()
+        except RuntimeError as error:
+            raise UserError(f"{error}; --no-check does without") from error
 
 
 def _agent(name: str, options: ExportOptions) -> Subject:
     opened = open_agent(name, options.env, protocol=options.protocol, T=options.T, percentile=options.percentile)
     chain = agent_chain(opened.agent.q_net)
-    seen = Seen(EXAMPLES + CHECKED, EPISODES)
+    seen = Seen(OBSERVATIONS, EPISODES)
     seeds = episode_seeds(options.seed, "play", EPISODES)
     play(opened.agent, opened.env_id, seeds, env_kwargs=opened.env_kwargs, most_steps=MOST_STEPS, on_step=seen.add)
+    if len(seen.sample) < FEWEST:
+        raise UserError(f"{EPISODES} episodes had {len(seen.sample)} observations, too few for examples ({FEWEST})")
     observations = np.random.default_rng(options.seed).permutation(np.stack(seen.sample))
     return Subject(chain, opened.title, opened.source, observations)
 
@@ -130,20 +135,24 @@ def _classifier(name: str, options: ExportOptions) -> Subject:
     images = open_images(name, options.data)
     opened = open_classifier(name, images, T=options.T, percentile=options.percentile, seed=options.seed)
     chain = classifier_chain(opened.classifier)
-    most = min(EXAMPLES + CHECKED, len(images.train))
-    rows = np.random.default_rng(options.seed).choice(len(images.train), most, replace=False)
-    return Subject(chain, opened.title, opened.source, images.train.read(np.sort(rows)))
+    if len(images.train) < FEWEST:
+        raise UserError(f"{options.data} has {len(images.train)} training images, too few for examples ({FEWEST})")
+    rows = np.random.default_rng(options.seed).permutation(len(images.train))[:OBSERVATIONS]
+    return Subject(chain, opened.title, opened.source, images.train.read(rows))
 
 
 def _c_files(program: Program, subject: Subject, traces: Sequence[Trace], others: NDArray[Any]) -> dict[str, bytes]:
     title = f"{subject.title}, {subject.source}"
     files = {name: text.encode() for name, text in to_c(program, title, snnrl.__version__).items()}
     files["check.py"] = Path(compiled.__file__).read_bytes()
+    q_values = np.concatenate([trace.q_values for trace in traces])
+    clear = np.concatenate([program.whole | (trace.closest >= TIE) for trace in traces])
+    few = np.flatnonzero(clear)[:EXPECTED]
     files["expected.npz"] = compiled.expected(
-        observations=others[:EXPECTED],
-        actions=np.concatenate([trace.actions for trace in traces])[:EXPECTED],
-        q_values=np.concatenate([trace.q_values for trace in traces])[:EXPECTED],
-        spikes=_spikes(traces)[:EXPECTED],
+        observations=others[few],
+        q_values=q_values[few],
+        spikes=_spikes(traces)[few],
+        tolerance=0.0 if program.whole else TOLERANCE * max(1.0, float(np.abs(q_values).max()) / 100),
     )
     return files
 
@@ -166,11 +175,16 @@ def _facts(program: Program, traces: Sequence[Trace], float_program: Program, ot
     return facts
 
 
-def _checked(out: Path) -> str:
-    done = subprocess.run([sys.executable, str(out / "check.py")], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"the C code in {out} is not what Python does: {(done.stdout + done.stderr).strip()[-200:]}")
-    return done.stdout.strip()
+def _checked(files: Mapping[str, bytes]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        _fill(Path(folder), files)
+        try:
+            found, same = compiled.compare(Path(folder))
+        except RuntimeError as error:
+            raise UserError(f"{error}; nothing was written") from error
+    if not same:
+        raise UserError(f"the C code is not what Python does, nothing was written: {found}")
+    return found
 
 
 def _show(
@@ -190,7 +204,8 @@ def _show(
     title = f"{subject.title}, {subject.source}, as C"
     display.table(title, ["layer", "weights", "of them", "bytes", "spikes a decision"], rows)
     if (differing := result.get("actions_that_differ_from_float32")) is not None:
-        display.say(f"{differing:.2%} of actions differ from those of float32 weights on {CHECKED} observations")
+        checked = sum(len(trace.actions) for trace in traces)
+        display.say(f"{differing:.2%} of actions differ from those of float32 weights on {checked:,} observations")
     if result["checked"]:
         display.say(f"compiled, against Python on {result['checked']}")
     display.say(f"wrote {result['out']}")
@@ -200,14 +215,18 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder in one step: after an error there is none."""
     temporary = out.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        for name, content in files.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).write_bytes(content)
+        _fill(temporary, files)
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(f"cannot write {quoted(out)}: {error.strerror}; choose a writable folder") from error
+        raise UserError(f"cannot write {quoted(out)}: {error.strerror}; give another --out") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _exchange_file(kind: str, subject: Subject) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ CHUNK = 32
 """Bytes of an observation that are compared at once with what it usually is."""
 TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 PER_LINE = 16
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 FILES = (
@@ -55,7 +56,8 @@ def _values(program: Program) -> dict[str, Any]:
     shape = program.observation.shape
     types = [layer.weight.dtype.name for layer in program.layers]
     tables = [program.bias, program.reference, program.input_scale]
-    tables += [array for layer in program.layers for array in (layer.weight, layer.start, layer.level)]
+    for layer in program.layers:
+        tables += [layer.weight, layer.start, layer.level, layer.flipped if layer.flipped.any() else None]
     if view is not None:
         tables.append(view.background.numpy())
     return {
@@ -66,7 +68,8 @@ def _values(program: Program) -> dict[str, Any]:
         "view": None if view is None else _view(view),
         "planes": planes,
         "reference": None if program.reference is None else program.reference.reshape(-1).tolist(),
-        "input_scale": None if program.input_scale is None else _by_input(program),
+        "input_scale": None if program.input_scale is None else program.input_scale.reshape(-1).tolist(),
+        "ranges": None if program.input_scale is None else _ranges(program.input_scale),
         "largest_input": LARGEST_INPUT,
         "bias": program.bias.tolist(),
         "scale": _number(float(np.float32(program.scale))),
@@ -85,6 +88,10 @@ def _values(program: Program) -> dict[str, Any]:
         "chunk": CHUNK,
         "numbers": _numbers,
     }
+
+
+def _ranges(input_scale: NDArray[np.float32]) -> str:
+    return ", ".join(f"{LARGEST_INPUT / scale:.3g}" for scale in input_scale.reshape(-1).tolist())
 
 
 def _layer(layer: EventLayer, first_neuron: int) -> Mapping[str, Any]:
@@ -128,12 +135,6 @@ def _view(view: View) -> Mapping[str, Any]:
     }
 
 
-def _by_input(program: Program) -> list[float]:
-    assert program.input_scale is not None
-    scale: NDArray[np.float32] = np.broadcast_to(program.input_scale, program.observation.shape)
-    return [float(value) for value in scale.reshape(-1)]
-
-
 def _described(kind: str) -> str:
     return {"float32": "32-bit floats", "int8": "8 bits", "int16": "16 bits"}[kind]
 
@@ -148,7 +149,8 @@ def _numbers(values: Iterable[float]) -> str:
 def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
-    text = f"{float(value):.9g}"
+    # a level that every sum reaches, or none
+    text = f"{float(np.clip(value, -LARGEST_FLOAT, LARGEST_FLOAT)):.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 

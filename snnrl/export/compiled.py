@@ -21,10 +21,19 @@ from numpy.typing import NDArray
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 
 
-def compiler() -> str | None:
-    """Return the path of the C compiler: that of the variable CC, or cc, gcc or clang; None if there is none."""
-    candidates = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in candidates if name and (found := shutil.which(name))), None)
+def compiler() -> str:
+    """Return the path of the C compiler: that of the variable CC, else cc, gcc or clang.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if chosen := os.environ.get("CC"):
+        if found := shutil.which(chosen):
+            return found
+        raise RuntimeError(f"CC={chosen} is no program: let CC name a C compiler, or unset it")
+    if found := next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None):
+        return found
+    raise RuntimeError("there is no C compiler: install gcc or clang, or let CC name one")
 
 
 class Compiled:
@@ -36,14 +45,13 @@ class Compiled:
 
     def __init__(self, source: Path, flags: Sequence[str] = ("-O2",), command: str | None = None) -> None:
         command = command or compiler()
-        if command is None:
-            raise RuntimeError("there is no C compiler: install gcc or clang, or let CC name one")
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "agent.so"
             words = [command, *STRICT, *flags, "-DSNNRL_TRACE", "-shared", "-fPIC", "-o", str(library)]
             done = subprocess.run([*words, str(source / "snnrl_agent.c")], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{command} refuses snnrl_agent.c: {done.stderr.strip().splitlines()[0]}")
+            if done.returncode or not library.exists():
+                why = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+                raise RuntimeError(f"{command} refuses snnrl_agent.c: {why}")
             self._library = ctypes.CDLL(str(library))
         header = (source / "snnrl_agent.h").read_text()
         sizes = {name: int(size) for name, size in re.findall(r"#define SNNRL_(\w+) (\d+)", header)}
@@ -63,29 +71,50 @@ class Compiled:
         return int(self._library.snnrl_act(numbers.ctypes.data_as(ctypes.c_void_p)))
 
 
-def expected(**arrays: NDArray[Any]) -> bytes:
-    """Return the content of ``expected.npz``: observations, actions, Q-values and numbers of spikes by layer."""
+def expected(**arrays: NDArray[Any] | float) -> bytes:
+    """Return the content of ``expected.npz``.
+
+    Observations with their Q-values and numbers of spikes by layer, and the ``tolerance`` of a Q-value.
+    """
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     return content.getvalue()
 
 
-def main() -> int:
-    """Compare the agent beside this file with ``expected.npz``; return 1 if an action or a number of spikes differs."""
-    here = Path(__file__).parent
-    expected = np.load(here / "expected.npz", allow_pickle=False)
-    agent = Compiled(here)
+def compare(source: Path) -> tuple[str, bool]:
+    """Compare the agent in a folder with its ``expected.npz``; return what was found, and whether they are the same.
+
+    An action is the same if no other has a Q-value that is larger by more than the tolerance.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses the code.
+    """
+    expected = np.load(source / "expected.npz", allow_pickle=False)
+    agent = Compiled(source)
+    tolerance = float(expected["tolerance"])
     actions = spikes = 0
     largest = 0.0
-    for row, observation in enumerate(expected["observations"]):
-        actions += agent.act(observation) != expected["actions"][row]
-        spikes += not np.array_equal(agent.spikes, expected["spikes"][row])
-        largest = max(largest, float(np.abs(agent.q_values - expected["q_values"][row]).max()))
-    print(
+    rows = (expected[name] for name in ("observations", "q_values", "spikes"))
+    for observation, q_values, sent in zip(*rows, strict=True):
+        actions += q_values[agent.act(observation)] < q_values.max() - tolerance
+        spikes += not np.array_equal(agent.spikes, sent)
+        largest = max(largest, float(np.abs(agent.q_values - q_values).max()))
+    found = (
         f"{len(expected['observations'])} observations: {actions} actions differ, the numbers of spikes of {spikes}, "
-        f"Q-values by at most {largest:.2g}"
+        f"Q-values by at most {largest:.2g} (allowed: {tolerance:.2g})"
     )
-    return int(actions + spikes > 0)
+    return found, not actions and not spikes and largest <= tolerance
+
+
+def main() -> int:
+    """Say how the agent beside this file compares; return 1 if it is another, 2 if it cannot be compiled."""
+    try:
+        found, same = compare(Path(__file__).parent)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(found)
+    return int(not same)
 
 
 if __name__ == "__main__":

@@ -72,11 +72,15 @@ class Program:
 
 
 class Trace(NamedTuple):
-    """What a program does with observations: spikes of each layer ``(B, C, H, W)``, Q-values ``(B, K)``, actions."""
+    """What a program does with observations."""
 
     spikes: list[NDArray[np.bool_]]
+    """Of each layer, ``(B, C, H, W)``."""
     q_values: NDArray[np.float32]
+    """``(B, K)``."""
     actions: NDArray[np.int64]
+    closest: Floats
+    """``(B,)``: how near a sum came to its level, in units of the threshold; of floats, their order decides ties."""
 
 
 def lower(chain: Chain, examples: NDArray[Any]) -> Program:
@@ -148,7 +152,7 @@ def inputs_of(program: Program, observations: NDArray[Any]) -> Tensor:
         left = seen.real(observations)
     elif program.input_scale is not None:
         numbers = observations.astype(np.float32) * program.input_scale
-        numbers = np.clip(np.nan_to_num(numbers, nan=-LARGEST_INPUT), -LARGEST_INPUT, LARGEST_INPUT)
+        numbers = np.clip(np.nan_to_num(numbers, nan=0), -LARGEST_INPUT, LARGEST_INPUT)
         left = torch.from_numpy(np.floor(numbers + np.float32(0.5))).double()
     else:
         left = torch.from_numpy(observations).double()
@@ -177,8 +181,13 @@ def run(program: Program, observations: NDArray[Any]) -> Trace:
     """Return what a program does with observations ``(B, ...)``: of whole numbers exactly what its C code does."""
     values = inputs_of(program, observations)
     spikes = []
+    closest = np.full(len(observations), np.inf)
     for layer in program.layers[:-1]:
-        values = spikes_of(layer, sums_of(layer, values)).double()
+        assert layer.level is not None
+        sums = sums_of(layer, values)
+        over = (sums.numpy() - layer.level[:, None, None]) / layer.unit[:, None, None]
+        closest = np.minimum(closest, np.abs(over).min(axis=(1, 2, 3)))
+        values = spikes_of(layer, sums).double()
         spikes.append(values.numpy() > 0)
-    sums = sums_of(program.layers[-1], values).flatten(1).numpy() + program.bias
-    return Trace(spikes, sums.astype(np.float32) * np.float32(program.scale), sums.argmax(axis=1))
+    q_sums = sums_of(program.layers[-1], values).flatten(1).numpy() + program.bias
+    return Trace(spikes, q_sums.astype(np.float32) * np.float32(program.scale), q_sums.argmax(axis=1), closest)

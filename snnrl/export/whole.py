@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from snnrl.errors import UserError
 from snnrl.export.chain import Floats
 from snnrl.export.program import LARGEST_INPUT, EventLayer, Program, inputs_of, spikes_of, sums_of
 
@@ -20,6 +21,8 @@ Bits = Literal[8, 16]
 SMALL = 0.1
 """Layers with a smaller share of all weights keep 16 bits: they cost little, and their errors pass through the rest."""
 LARGEST_SUM = 2**31 - 1
+HALF = LARGEST_SUM / 2
+"""Of it, which the weights' share of a sum keeps below; what the sum begins with keeps below the other half."""
 DAMPING = 0.01
 """Of the mean second moment, added to each; Frantar et al. 2023, arXiv 2210.17323, Sec. 3.3."""
 COLUMNS = 128
@@ -35,6 +38,9 @@ def rounded(program: Program, bits: Bits, examples: NDArray[Any]) -> Program:
 
     Weights of 8 bits are rounded one after the other, each making up for the errors before it on the examples, and
     their levels are put where the fewest spikes of the examples change.
+
+    Raises:
+        UserError: a layer has so many inputs that its sums need more than 32 bits.
     """
     scale = None if program.observation.of_bytes else _input_scale(examples)
     result = replace(program, whole=True, input_scale=scale)
@@ -78,15 +84,18 @@ def _whole_layer(
     weight = layer.weight.transpose(3, 2, 0, 1).astype(np.float64)
     by_output = weight.reshape(len(weight), -1)
     most = 2 ** (bits - 1) - 1
-    units = _units(np.abs(by_output), most, largest_input)
+    begins = np.zeros(len(weight)) if layer.start is None else np.abs(layer.start).max(axis=(0, 1))
+    units = _units(np.abs(by_output), most, largest_input, begins)
     if layer.level is None:
         units[:] = max(units.max(), smallest)
     by_output = by_output / units[:, None]
     found = np.rint(by_output) if bits == 16 else _compensating(by_output, most, _second_moments(layer, inputs))
+    if (np.abs(found).sum(axis=1) * largest_input + np.rint(begins / units)).max() > LARGEST_SUM:
+        raise UserError(f"sums of {layer.name} need more than 32 bits: export it with --weights float32")
     kernel = found.reshape(weight.shape).transpose(2, 3, 1, 0)
     start = level = None
     if layer.start is not None:
-        start = np.clip(np.rint(layer.start / units), -LARGEST_SUM / 4, LARGEST_SUM / 4).astype(np.int32)
+        start = np.rint(layer.start / units).astype(np.int32)
     if layer.level is not None:
         level = layer.level / units
         level = (
@@ -97,11 +106,12 @@ def _whole_layer(
     return replace(layer, weight=weight, start=start, level=level, unit=layer.unit / units), units
 
 
-def _units(sizes: Floats, most: int, largest_input: float) -> Floats:
-    """Return units in which no weight exceeds ``most`` and no sum of an output's half of what 32 bits hold."""
-    # rounding adds less than 1 to each term
-    room = LARGEST_SUM / 2 / largest_input - sizes.shape[1]
-    units: Floats = np.maximum(sizes.max(axis=1) / most, sizes.sum(axis=1) / room)
+def _units(sizes: Floats, most: int, largest_input: float, begins: Floats) -> Floats:
+    """Return units in which no weight exceeds ``most``, and neither an output's weights nor its start their half."""
+    largest = HALF / largest_input
+    # rounding adds less than 1 to each term, but for those that make up for others
+    room = max(largest - sizes.shape[1], largest / 2)
+    units: Floats = np.maximum.reduce([sizes.max(axis=1) / most, sizes.sum(axis=1) / room, begins / HALF])
     return np.where(units > 0, units, 1.0)
 
 

@@ -1,5 +1,5 @@
 /* Instructions, counted by qemu: with -icount shift=0 each takes a nanosecond of virtual time, and timer 2 of its
-   STM32F205 counts nanoseconds. On a real chip the same register counts cycles of the timer's clock. */
+   STM32F205 counts nanoseconds. A real chip's timer has to be given a clock and be started first. */
 #ifndef COUNTER_H
 #define COUNTER_H
 

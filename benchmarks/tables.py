@@ -12,7 +12,7 @@ from snnrl.statistics import mean_estimate
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md")]
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/recurrent.md")]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -290,6 +290,20 @@ def neurons(recipe: str) -> str:
     return table(columns, rows)
 
 
+def masked() -> str:
+    """Return a row for every network with memory on masked CartPole."""
+    columns = ["network", "seed", "reward", "best after steps", "spikes per neuron: fc1, LSTM", "parameters", "minutes"]
+    rows = []
+    with (RESULTS / "cartpole-masked" / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            spikes = f"{float(row['spikes_fc1']):.2f}, {float(row['spikes_lstm']):.2f}" if row["spikes_lstm"] else "-"
+            reward = f"{float(row['reward']):.1f} +- {float(row['std']):.1f}"
+            rows.append(
+                [row["network"], row["seed"], reward, row["best_at"], spikes, row["parameters"], row["minutes"]]
+            )
+    return table(columns, rows)
+
+
 MEANS = ("energy_ratio", "energy_ratio_with_memory", "spikes_per_neuron", "minutes")
 
 
@@ -303,6 +317,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "hoyer-scratch": hoyer_scratch,
     "neurons-cartpole": lambda: neurons("cartpole"),
     "neurons-pong": lambda: neurons("pong"),
+    "masked-cartpole": masked,
     "export": export,
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),

@@ -97,6 +97,8 @@ class StagedRecipe(Settings):
         return self.schedule or schedule(self.T, self.reduce_to, self.step)
 
     def check_steps(self, kind: str) -> None:
-        """Raise UserError if a kind of network cannot decide in the timesteps of all stages."""
-        if kind in WINDOWS and self.steps != (1,):
-            raise UserError(f"network.kind {kind} decides in one timestep: give T 1, and no other schedule than 1")
+        """Raise UserError if a kind of network, or its neurons, cannot decide in the timesteps of all stages."""
+        one_step = {f"network.kind {kind}": kind in WINDOWS, f"neuron {self.neuron}": NEURONS[self.neuron].one_step}
+        for name in filter(one_step.get, one_step):
+            if self.steps != (1,):
+                raise UserError(f"{name} decides in one timestep: give T 1, and no other schedule than 1")

@@ -545,6 +545,14 @@ def test_the_neurons_of_a_conversion_are_the_recipes(call: Call, place: Path, ti
     assert SpikingDQN.load("run/T1.zip").q_net.neuron == "hoyer"
 
 
+def test_kinds_of_neuron_that_cannot_be_are_refused_at_once(refused: Refused, tiny: str) -> None:
+    message = refused("train", tiny, "--run", "run", "--from", "cartpole-state/T5", "--neuron", "hoyer")
+    assert "has lif neurons, not hoyer: give --neuron lif, or begin with an ordinary one" in message
+    message = refused("train", tiny, "--run", "run", "--neuron", "binary")
+    assert "neuron binary decides in one timestep: give T 1, and no other schedule than 1" in message
+    assert not Path("run").exists()
+
+
 def test_what_cannot_be_converted_is_refused_at_once(refused: Refused, place: Path) -> None:
     message = refused("train", "cartpole", "--run", "run", "--network.kind", "hoyer-vgg6", "--from", "cartpole/ann")
     assert "hoyer-vgg6 is trained from scratch: give --teacher instead of --from, or neither" in message

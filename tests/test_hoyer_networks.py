@@ -30,10 +30,11 @@ def test_maxima_come_before_batch_norm_and_dropout_behind_every_neuron() -> None
     assert kinds["conv2"] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
 
 
+@pytest.mark.parametrize("shape", [IMAGE, (4, 84, 84)])
 @pytest.mark.parametrize("kind", ["vgg6", "vgg16"])
-def test_they_have_the_weights_of_their_cousins(kind: str) -> None:
+def test_they_have_the_weights_of_their_cousins(kind: str, shape: tuple[int, int, int]) -> None:
     with torch.device("meta"):
-        ours, theirs = classifier(f"hoyer-{kind}", IMAGE, 10), classifier(kind, IMAGE, 10)
+        ours, theirs = classifier(f"hoyer-{kind}", shape, 10), classifier(kind, shape, 10)
     assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
 
 

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -236,6 +237,7 @@ def test_a_reset_from_outside_begins_an_episode():
         ({"sequences": {"length": 0}}, "length of replay_buffer_kwargs is 0"),
         ({"sequences": {"burn_in": -1}}, "burn_in of replay_buffer_kwargs is -1"),
         ({"optimize_memory_usage": True}, "leave optimize_memory_usage out"),
+        ({"replay_buffer_class": ReplayBuffer}, "ReplayBuffer holds no sequences: derive it from SequenceReplayBuffer"),
         ({"T": 3}, "the next one is the next step of the episode"),
         ({"policy_kwargs": {"net_arch": []}}, "its last width is the LSTM's"),
         ({"policy_kwargs": {"dueling": True}}, "no dueling"),
@@ -246,6 +248,11 @@ def test_mistakes_are_told_in_one_line(kwargs, message):
     with pytest.raises(UserError, match=message) as caught:
         recurrent_agent(**kwargs)
     assert "\n" not in str(caught.value)
+
+
+def test_the_discount_is_the_agents_or_the_replays():
+    assert recurrent_agent(gamma=0.5).replay_buffer.gamma == 0.5
+    assert recurrent_agent(sequences={"gamma": 0.7}).gamma == 0.7
 
 
 # --- learning -------------------------------------------------------------------------------------------------------
@@ -317,7 +324,7 @@ def test_a_cue_is_remembered(T):
         target_update_interval=20,
         exploration_final_eps=0.5,
         policy_kwargs={"net_arch": [32, 32]},
-        replay_buffer_kwargs={"length": 3, "burn_in": 1, "gamma": 0.9},
+        replay_buffer_kwargs={"length": 3, "burn_in": 1},
         T=T,
         seed=0,
     ).learn(1000)

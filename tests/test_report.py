@@ -136,6 +136,7 @@ def test_spikes_as_a_picture() -> None:
     picture = mosaic(np.array([[[0.0, 2.0]], [[1.0, 0.0]]]))
     assert picture[..., 3].tolist() == [[32, 255, 0, 144, 32]]
     assert mosaic(np.zeros(40)).shape == (3, 63, 4)
+    assert np.array_equal(mosaic(np.float32([[[[0, 2]], [[1, 0]]]])), picture)
 
 
 def test_runs_in_which_nothing_spikes_yet() -> None:

@@ -104,7 +104,7 @@ class ImageRecipe(StagedRecipe):
     """Pixels a side of the crops of images in folders."""
     network: Network = Network()
     ann: Training = Training()
-    """The ordinary network's training."""
+    """The ordinary network's training; from scratch without a teacher, the spiking one's."""
     conversion: Conversion = Conversion()
     reduction: Reduction = Reduction()
     pruning: Pruning = Pruning()

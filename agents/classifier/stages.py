@@ -114,7 +114,8 @@ class ImageJob(Chain[Classifier]):
             batch_norm=recipe.network.batch_norm,
             neuron=recipe.neuron,
             window=recipe.network.window,
-            dropout=recipe.ann.dropout if T is None else recipe.reduction.dropout,
+            # without a teacher a spiking network is the one that the labels teach first
+            dropout=recipe.ann.dropout if T is None or "ann" not in self.results else recipe.reduction.dropout,
             T=T,
         )
         return Classifier(description, recipe.device)

@@ -48,7 +48,14 @@ class RecurrentDQN(SpikingDQN):
         self.acting: NetworkState | None = None
         """State of the training episodes; None before the first step."""
         sequences = replay_buffer_class or SequenceReplayBuffer
+        if not issubclass(sequences, SequenceReplayBuffer):
+            raise UserError(f"{sequences.__name__} holds no sequences: derive it from SequenceReplayBuffer")
         super().__init__(policy, env, *args, replay_buffer_class=sequences, **kwargs)
+
+    def _setup_model(self) -> None:
+        self.replay_buffer_kwargs = {"gamma": self.gamma, **(self.replay_buffer_kwargs or {})}
+        self.gamma = self.replay_buffer_kwargs["gamma"]
+        super()._setup_model()
 
     def loss(self, batch: Sequences) -> Tensor:
         """Return the mean squared error over the steps of sequences, 0-dim; steps of the burn-in have no gradient.

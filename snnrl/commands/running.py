@@ -80,8 +80,15 @@ def beginning(start: str, teacher: str | None, kind: str) -> tuple[bool, str | N
     return scratch, teacher if scratch else None if start == "ann" else start
 
 
-def check_beginning(kind: str, scratch: bool, start: SpikingDQN | Classifier | None) -> None:
+def check_beginning(kind: str, neuron: str, scratch: bool, start: SpikingDQN | Classifier | None) -> None:
     """Raise UserError if ``start`` cannot be the teacher, or the beginning, of a network of that kind."""
+    if not scratch and start is not None and start.T is not None:
+        theirs = start.description.neuron if isinstance(start, Classifier) else start.q_net.neuron
+        if theirs != neuron:
+            raise UserError(
+                f"the network to begin with has {theirs} neurons, not {neuron}: give --neuron {theirs}, or begin with "
+                "an ordinary one, such as ann.zip in its run folder"
+            )
     if scratch and start is not None and start.T is not None:
         raise UserError("--teacher spikes: give an ordinary network, such as ann.zip in its run folder")
     if not scratch and start is not None and kind in FROM_SCRATCH and (start.T is None or kind in WINDOWS):

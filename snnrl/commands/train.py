@@ -104,7 +104,7 @@ def check(recipe: Recipe, start: SpikingDQN | None, scratch: bool = False) -> No
         UserError: there is no such environment, an agent cannot play it, nothing in its network would spike, it
             decides in as few timesteps already, it spikes and sees other frames, or it cannot be converted.
     """
-    check_beginning(recipe.network.kind, scratch, start)
+    check_beginning(recipe.network.kind, recipe.neuron, scratch, start)
     trial = recipe.model_copy(update={"dqn": recipe.dqn.model_copy(update={"buffer_size": 1})})
     make_playable(recipe.env, **recipe.env_kwargs).close()
     envs = training_envs(trial, trial.seed, 1)

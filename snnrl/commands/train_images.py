@@ -94,7 +94,7 @@ def train_run(
     """
     scratch, origin = beginning(begin, None if teacher is None else str(teacher), recipe.network.kind)
     start = None if origin is None else Classifier.load(Path(origin), recipe.device)
-    check_beginning(recipe.network.kind, scratch, start)
+    check_beginning(recipe.network.kind, recipe.neuron, scratch, start)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
     check(start, images, recipe, scratch)
     if given is not None and given.T is None:

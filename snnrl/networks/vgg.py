@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -65,13 +65,14 @@ def plain_layers(
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     number = pools = 0
-    for planned, following in pairwise((*plan, None)):
+    for place, planned in enumerate(plan):
         if isinstance(planned, int):
             number += 1
             before, channels = channels, share_of(planned, width)
-            pool = nn.MaxPool2d(2) if pool_first and following == POOL else None
+            pooled = len(list(takewhile(lambda part: part == POOL, plan[place + 1 :])))
+            pool = nn.MaxPool2d(2**pooled) if pool_first and pooled else None
             parts[f"conv{number}"] = block(*convolution(before, channels, 3, batch_norm=batch_norm), pool=pool)
-            if dropout and (pool_first or following != POOL):
+            if dropout and (pool_first or not pooled):
                 parts[f"dropout{number}"] = nn.Dropout(dropout)
         elif not pool_first:
             pools += 1

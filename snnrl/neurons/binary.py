@@ -18,6 +18,7 @@ class Binary(SpikingNeuron):
     """
 
     leaks = False
+    one_step = True
 
     def scan(self, current: Tensor) -> Scan:
         """Refuse: there is no potential that a second timestep could begin with.

@@ -42,6 +42,8 @@ class SpikingNeuron(nn.Module, ABC):
 
     leaks: ClassVar[bool] = True
     """Whether a step multiplies the potential by a leak: one operation more to be counted."""
+    one_step: ClassVar[bool] = False
+    """Whether they decide in one timestep alone."""
 
     def __init__(self, steps: int, *, encoder: bool = False) -> None:
         super().__init__()

@@ -123,11 +123,14 @@ def to_png(picture: np.ndarray[Any, Any]) -> bytes:
 
 
 def mosaic(spikes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return spikes as a picture ``(H, W, 4)``: maps ``(C, H, W)`` side by side, or a vector ``(N,)`` in rows.
+    """Return spikes as a picture ``(H, W, 4)``: maps ``(..., H, W)`` side by side, or a vector ``(N,)`` in rows.
 
     The most active neuron is full, silent ones are faint, the ground between tiles is clear.
     """
-    maps, most = (spikes, MAPS_IN_A_ROW) if spikes.ndim == 3 else (spikes[:, None, None], NEURONS_IN_A_ROW)
+    if spikes.ndim > 1:
+        maps, most = spikes.reshape(-1, *spikes.shape[-2:]), MAPS_IN_A_ROW
+    else:
+        maps, most = spikes[:, None, None], NEURONS_IN_A_ROW
     count, height, width = maps.shape
     columns = min(count, most)
     picture = np.zeros((-(-count // columns) * (height + 1), columns * (width + 1), 4), np.uint8)

@@ -8,7 +8,7 @@ from snnrl.config import check_device
 from snnrl.errors import UserError, did_you_mean
 from snnrl.networks import WINDOWS
 from snnrl.networks.window import DEPTHS
-from snnrl.neurons import NEURONS
+from snnrl.neurons import NEURONS, Hoyer
 from snnrl.neurons.window import THETA
 from snnrl.reduction import MOST_STEPS, check_schedule, schedule
 
@@ -96,8 +96,12 @@ class StagedRecipe(Settings):
         """The stages' T."""
         return self.schedule or schedule(self.T, self.reduce_to, self.step)
 
-    def check_steps(self, kind: str) -> None:
-        """Raise UserError if a kind of network, or its neurons, cannot decide in the timesteps of all stages."""
+    def check_kinds(self, kind: str, hoyer_penalty: float) -> None:
+        """Raise UserError if a kind of network, or its neurons, cannot do what the stages ask for."""
+        if hoyer_penalty and not issubclass(NEURONS[self.neuron], Hoyer):
+            raise UserError(
+                f"hoyer_penalty is for hoyer neurons, neuron is {self.neuron}: give hoyer, or a penalty of 0"
+            )
         one_step = {f"network.kind {kind}": kind in WINDOWS, f"neuron {self.neuron}": NEURONS[self.neuron].one_step}
         for name in filter(one_step.get, one_step):
             if self.steps != (1,):

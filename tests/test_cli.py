@@ -550,6 +550,8 @@ def test_kinds_of_neuron_that_cannot_be_are_refused_at_once(refused: Refused, ti
     assert "has lif neurons, not hoyer: give --neuron lif, or begin with an ordinary one" in message
     message = refused("train", tiny, "--run", "run", "--neuron", "binary")
     assert "neuron binary decides in one timestep: give T 1, and no other schedule than 1" in message
+    message = refused("train", tiny, "--run", "run", "--reduction.hoyer-penalty", "1e-8")
+    assert "hoyer_penalty is for hoyer neurons, neuron is lif" in message
     assert not Path("run").exists()
 
 

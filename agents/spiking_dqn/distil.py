@@ -145,7 +145,8 @@ class _Distillation:
             if self.keep_if_best(gate):
                 self.start = name
         self.student.q_net.load_state_dict(self.best)
-        if self.settings.spike_penalty:  # however well it plays, its spikes are not yet what they cost
+        # however well it plays, its spikes are not yet what they cost
+        if self.settings.spike_penalty or self.settings.hoyer_penalty:
             self.passed, self.best_reward = False, -np.inf
         self.save()
 

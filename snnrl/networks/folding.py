@@ -1,4 +1,7 @@
-"""A spiking network at one timestep as nothing but weights and comparisons: batch-norm, bias and threshold in one."""
+"""A spiking network at one timestep as weights and comparisons: batch-norm, bias and threshold in one.
+
+Where no neurons follow a batch-norm at once, as in blocks with shortcuts, it stays.
+"""
 
 import copy
 

@@ -250,6 +250,14 @@ def test_mistakes_are_told_in_one_line(kwargs, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_state_of_other_episodes_is_refused():
+    agent = recurrent_agent()
+    observations = np.stack([agent.observation_space.sample()] * 3)
+    _, state = agent.predict(observations)
+    with pytest.raises(UserError, match="the state is that of 3 episodes, there are 2 observations"):
+        agent.predict(observations[:2], state)
+
+
 def test_the_discount_is_the_agents_or_the_replays():
     assert recurrent_agent(gamma=0.5).replay_buffer.gamma == 0.5
     assert recurrent_agent(sequences={"gamma": 0.7}).gamma == 0.7

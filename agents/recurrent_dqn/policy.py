@@ -122,9 +122,14 @@ class RecurrentPolicy(SpikingDQNPolicy):
         """Return greedy actions ``(B,)`` and the :class:`NetworkState` after them.
 
         They follow from ``state`` (None: every episode begins), which counts as zero in rows with ``episode_start``.
+
+        Raises:
+            UserError: the state is that of another number of episodes.
         """
         self.set_training_mode(False)
         observations, vectorized = self.obs_to_tensor(observation)
+        if state is not None and (rows := len(state.potentials[0])) != len(observations):
+            raise UserError(f"the state is that of {rows} episodes, there are {len(observations)} observations")
         if state is not None and episode_start is not None:
             state = reset_rows(state, torch.as_tensor(episode_start, dtype=torch.bool, device=self.device))
         q_values, state = self.q_net.decide(observations, state)

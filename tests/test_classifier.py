@@ -271,7 +271,8 @@ def test_a_teacher_of_a_network_from_scratch(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_pooling_before_batch_norm_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--schedule", "1", "--neuron", "hoyer", "--network.kind", "hoyer-vgg6"]  # from scratch, as they must
+    # from scratch, as they must
+    words = ["--schedule", "1", "--neuron", "hoyer", "--network.kind", "hoyer-vgg6", "--ann.dropout", "0.2"]
     (stage,) = little_run(capsys, tmp_path / "run", *words)
     assert all(0 < rate < 1 for rate in stage["spike_rate"].values())
 

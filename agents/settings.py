@@ -51,6 +51,12 @@ class Windows(Settings):
     binary: Literal["half", "bernoulli"] = "half"
     """What becomes 1 when nothing is learnt: values above a half, or by chance, as in training."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> "Windows":
+        if self.merge == "mean" and self.theta != THETA:
+            raise UserError("network.window.theta is the factor of omega, the mean has none: leave one of them out")
+        return self
+
 
 def options_of(kind: str, windows: Windows) -> dict[str, Any]:
     """Return the options that a kind of network is made with beside those that all have."""

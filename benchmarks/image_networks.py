@@ -32,22 +32,22 @@ DROPOUT = 0.2
 PEERS = ("spikingjelly", "snntorch")
 
 Contestant = tuple[str, int, bool]
-"""``ordinary``, ``snnrl`` or a peer; its timesteps; and whether its products are in bfloat16."""
+"""``ordinary``, ``products``, ``snnrl`` or a peer; its timesteps; and whether its products are in bfloat16."""
 
 PRECISIONS = (False, True) if multiplies_in_bf16(torch.device("cpu")) else (False,)
 
-CONTESTANTS: tuple[Contestant, ...] = (
-    *(
-        (name, steps, mixed)
-        for name, steps in (("ordinary", 1), ("snnrl", STEPS), ("snnrl", 1))
-        for mixed in PRECISIONS
+CONTESTANTS: dict[int, tuple[Contestant, ...]] = {
+    1: tuple((name, 1, mixed) for name in ("ordinary", "snnrl") for mixed in PRECISIONS),
+    STEPS: (
+        *(("snnrl", STEPS, mixed) for mixed in PRECISIONS),
+        *((other, STEPS, False) for other in ("products", *PEERS)),
     ),
-    *((peer, STEPS, False) for peer in PEERS),
-)
+}
+"""What is compared at one timestep, and at several."""
 
 
 class Variant(NamedTuple):
-    """One way to run a contestant: ``ordinary``, ``snnrl`` or a peer."""
+    """One way to run a contestant."""
 
     name: str
     steps: int
@@ -67,6 +67,21 @@ class Variant(NamedTuple):
 def variants(name: str, steps: int, mixed: bool) -> Iterable[Variant]:
     """Return a contestant in both memory formats."""
     return (Variant(name, steps, mixed, layout) for layout in (torch.contiguous_format, torch.channels_last))
+
+
+class Products(nn.Module):
+    """The weighted layers and the pooling of T timesteps alone: what a step costs with neurons that take no time."""
+
+    def __init__(self, network: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        first, *later = (layer for layer in leaves(network) if not isinstance(layer, nn.ReLU | nn.Dropout))
+        self.first, self.later = first, nn.Sequential(*later)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, summed over time."""
+        current = torch.cat([self.first(images)] * self.steps)
+        return self.later(current).view(self.steps, -1, CLASSES).sum(0)
 
 
 class SpikingJelly(nn.Module):
@@ -139,6 +154,8 @@ def build(kind: str, variant: Variant, images: Tensor) -> nn.Module:
     ordinary = classifier(kind, IMAGE, CLASSES, batch_norm=False, dropout=DROPOUT)
     if variant.name == "ordinary":
         return ordinary
+    if variant.name == "products":
+        return Products(ordinary, variant.steps)
     body = copy.deepcopy(ordinary)
     fill_slots(body, "lif", variant.steps, encoder=True)
     network = SpikingNetwork(body, variant.steps, ["decision.head"])
@@ -183,12 +200,12 @@ def timed(step: Callable[[int], None], batch: int = BATCH) -> Timing:
     return Timing((time.perf_counter() - clock) * 1e3, (time.process_time() - processor) * 1e3)
 
 
-def measure(kind: str, rounds: int) -> dict[Contestant, tuple[list[Timing], str]]:
-    """Time all contestants in turns, whose order alternates, each in the memory format in which it is faster."""
+def measure(kind: str, contestants: Iterable[Contestant], rounds: int) -> dict[Contestant, tuple[list[Timing], str]]:
+    """Time contestants in turns, whose order alternates, each in the memory format in which it is faster."""
     steps: dict[Variant, Callable[[int], None]] = {}
-    for contestant in CONTESTANTS:
+    for contestant in contestants:
         formats = {variant: prepare(kind, variant) for variant in variants(*contestant)}
-        tried = {variant: [timed(step, BATCH // 4).processor for _ in range(3)] for variant, step in formats.items()}
+        tried = {variant: [timed(step, BATCH // 2).processor for _ in range(4)] for variant, step in formats.items()}
         fastest = min(tried, key=lambda variant: min(tried[variant]))
         steps[fastest] = formats[fastest]
     times: dict[Variant, list[Timing]] = {variant: [] for variant in steps}
@@ -200,19 +217,25 @@ def measure(kind: str, rounds: int) -> dict[Contestant, tuple[list[Timing], str]
     return {variant.contestant: (found, variant.describe()) for variant, found in times.items()}
 
 
-def training_steps(rows: Rows, kind: str, rounds: int) -> None:
+def training_steps(rows: Rows, kind: str, T: int, rounds: int) -> None:
     """Measure forward and backward of one network."""
-    found = measure(kind, rounds)
-    pairs = [(("snnrl", STEPS, mixed), (peer, STEPS, False)) for mixed in PRECISIONS for peer in PEERS]
-    pairs += [(("snnrl", steps, mixed), ("ordinary", 1, mixed)) for steps in (1, STEPS) for mixed in PRECISIONS]
-    for ours, theirs in pairs:
-        name = f"{kind}, training step, T={ours[1]}, {precision(ours)} against {precision(theirs)}"
-        (times, how), (peer_times, peer_how) = found[ours], found[theirs]
+    found = measure(kind, CONTESTANTS[T], rounds)
+    pairs: list[tuple[Contestant, Contestant]]
+    if T == 1:
+        pairs = [(("snnrl", 1, mixed), ("ordinary", 1, mixed)) for mixed in PRECISIONS]
+    else:
+        ours: list[Contestant] = [*(("snnrl", T, mixed) for mixed in PRECISIONS), ("products", T, False)]
+        pairs = [(one, (peer, T, False)) for one in ours for peer in PEERS]
+    for one, other in pairs:
+        what = "products and pooling of a training step" if one[0] == "products" else "training step"
+        name = f"{kind}, {what}, T={T}, {precision(one)} against {precision(other)}"
+        (times, how), (peer_times, peer_how) = found[one], found[other]
         clock, peer_clock = (statistics.median(timing.clock for timing in part) for part in (times, peer_times))
+        # of the same round: the machine's speed drifts
+        ratio = statistics.median(a.processor / b.processor for a, b in zip(times, peer_times, strict=True))
         processor, peer_processor = ([round(timing.processor) for timing in part] for part in (times, peer_times))
-        ratio = statistics.median(processor) / statistics.median(peer_processor)
         more = {"processor_ratio": round(ratio, 3), "processor": processor, "peer_processor": peer_processor}
-        rows.add(name, clock, "ms", label(theirs[0]), peer_clock, **more, how=how, peer_how=peer_how)
+        rows.add(name, clock, "ms", label(other[0]), peer_clock, **more, how=how, peer_how=peer_how)
 
 
 def precision(contestant: Contestant) -> str:
@@ -267,7 +290,8 @@ def main() -> None:
     keep_freed_memory()
     rows = Rows(chosen.threads)
     for kind in chosen.networks:
-        training_steps(rows, kind, chosen.rounds)
+        for T in CONTESTANTS:
+            training_steps(rows, kind, T, chosen.rounds)
         memory(rows, kind, chosen.threads, chosen.processes)
     rows.write(chosen.output)
 

@@ -335,6 +335,18 @@ def test_graph_has_one_node_for_all_steps(steps: int) -> None:
     assert [id(x) for x in inputs] == [id(x) for x in expected]
 
 
+def test_the_current_is_all_that_several_steps_keep() -> None:
+    kept: list[torch.Size] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        lif_scan(torch.randn(1, 2, 3, requires_grad=True), number(0.3), number(0.8), 4)
+    assert sorted(kept) == [(), (), (1, 2, 3)]
+
+
 def test_carried_potential_is_a_constant() -> None:
     potential = torch.full((2, 3), 0.2, requires_grad=True)
     current = torch.full((1, 2, 3), 0.4, requires_grad=True)

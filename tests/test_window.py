@@ -518,7 +518,7 @@ def test_a_classifier_learns_real_images(kind: str) -> None:
 @pytest.mark.parametrize("kind", WINDOWS)
 def test_a_file_is_the_classifier(kind: str, tmp_path: Path) -> None:
     images = read_images("cifar10", DATA)
-    saved = Classifier(described(kind, images, window=Windows(depths=(2, 1), theta=0.5, merge="mean")), "cpu")
+    saved = Classifier(described(kind, images, window=Windows(depths=(2, 1), theta=0.5, dilated=False)), "cpu")
     saved.save(tmp_path / "net.zip")
     loaded = Classifier.load(tmp_path / "net.zip", "cpu")
     batch = torch.randn(2, 3, 32, 32)
@@ -725,6 +725,7 @@ def test_options_that_are_none(options: dict[str, Any], line: str) -> None:
         (ImageRecipe, {"T": 1, "pruning": {"share": 0.5}}, "has thresholds that cannot be lowered for pruning"),
         (Recipe, {"T": 2}, "decides in one timestep: give T 1, and no other schedule than 1"),
         (Recipe, {"T": 1, "network": {"kind": "nature", "width": 0.5}}, "network.width is of networks for images"),
+        (Recipe, {"T": 1, "network": {"window": {"merge": "mean", "theta": 0.5}}}, "the mean has none"),
     ],
 )
 def test_recipes_that_are_refused(model: Any, values: dict[str, Any], line: str) -> None:

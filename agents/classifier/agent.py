@@ -21,7 +21,7 @@ class Description(Settings):
     """What a classifier is made with; together with its weights, all of a file."""
 
     kind: str
-    """Of network: vgg6, vgg16, resnet20, window-conv or window-lstm."""
+    """Of network: vgg6, vgg16, resnet20, one of these with hoyer- in front, window-conv or window-lstm."""
     image_shape: tuple[Positive, Positive, Positive]
     """Channels, height, width."""
     labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]

@@ -47,7 +47,10 @@ class SlottedCNN(SlottedExtractor):
     ) -> None:
         shape = observation_space.shape
         if len(shape) != 3:
-            raise UserError(f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}")
+            raise UserError(
+                f"a Cnn policy needs images (channels, height, width), not observations of shape {shape}: give "
+                "MlpPolicy, or network.kind mlp in a recipe"
+            )
         planes: View | None = None
         if view is not None:
             if view not in VIEWS:

@@ -88,7 +88,7 @@ def _compare(current: Tensor, threshold: Tensor) -> Tensor:
 
 
 class _LIFScan(torch.autograd.Function):
-    """T steps, keeping nothing but input and output: the backward integrates again, two passes instead of storage."""
+    """T steps, keeping nothing but the input: the backward integrates and fires again, passes instead of storage."""
 
     @staticmethod
     def forward(
@@ -104,13 +104,13 @@ class _LIFScan(torch.autograd.Function):
         v, decay = float(threshold.to(current.dtype)), float(leak.to(current.dtype))
         # one buffer for U_t and then M_t, which stays in the cache; the memory format is that of the current
         membrane, before = torch.empty_like(current[0]), potential
-        spikes = membrane.new_empty_strided((steps, *membrane.shape), (membrane.numel(), *membrane.stride()))
+        spikes = _repeated(membrane, steps)
         for t, (now, spike) in enumerate(zip(current.expand_as(spikes), spikes, strict=True), 1):
             integrated = _integrate(now, before, decay, out=membrane)
             torch.gt(integrated, v, out=spike)
             if t < steps or keep_potential:
                 before = torch.sub(integrated, spike, alpha=v, out=membrane)
-        ctx.save_for_backward(current, spikes, threshold, leak, potential)
+        ctx.save_for_backward(current, threshold, leak, potential)
         ctx.scalars = (v, decay, gamma)
         last = membrane if keep_potential else None
         if last is not None:
@@ -125,21 +125,24 @@ class _LIFScan(torch.autograd.Function):
         changes no spike, so by Euler's theorem on homogeneous functions
         threshold * dL/dthreshold = -sum_t d_t I_t - leak * d_1 M_0.
         """
-        current, spikes, threshold, leak, potential = ctx.saved_tensors
+        current, threshold, leak, potential = ctx.saved_tensors
         v, decay, gamma = ctx.scalars
-        d = torch.empty_like(spikes)  # holds U_t, then d_t without the surrogate's height, a factor left to the end
-        integrated = [_integrate(current[0], potential, decay, out=d[0])]
-        membrane = torch.empty_like(d[0])
-        for t, now in enumerate(current.expand_as(d)[1:], 1):
-            torch.sub(integrated[t - 1], spikes[t - 1], alpha=v, out=membrane)
-            integrated.append(_integrate(now, membrane, decay, out=d[t]))
+        row, steps = torch.empty_like(current[0]), len(grad_spikes)
+        d = _repeated(row, steps)  # holds U_t, then d_t without the surrogate's height, a factor left to the end
+        membranes = _repeated(row, steps - 1)
+        integrated, before = [], potential
+        for t, now in enumerate(current.expand_as(d)):
+            integrated.append(_integrate(now, before, decay, out=d[t]))
+            if t < steps - 1:
+                spike = torch.gt(integrated[t], v, out=membranes[t])
+                before = torch.sub(integrated[t], spike, alpha=v, out=membranes[t])
         grad_leak = torch.zeros((), device=d.device, dtype=torch.promote_types(d.dtype, torch.float32))
-        for t in reversed(range(len(d))):
+        for t in reversed(range(steps)):
             through_triangle(grad_spikes[t], integrated[t], v, out=d[t])
-            if t < len(d) - 1:
+            if t < steps - 1:
                 d[t].add_(d[t + 1], alpha=decay)
             if t > 0:
-                grad_leak += _inner(d[t], torch.sub(integrated[t - 1], spikes[t - 1], alpha=v, out=membrane))
+                grad_leak += _inner(d[t], membranes[t - 1])
         grad_current = d if len(current) > 1 else _sum_over_time(d)
         minus_grad_v = _inner(grad_current, current)
         if potential is not None:
@@ -149,6 +152,11 @@ class _LIFScan(torch.autograd.Function):
         height = gamma / v
         grad_v = (minus_grad_v * (-height / v)).to(threshold.dtype)
         return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 4
+
+
+def _repeated(row: Tensor, steps: int) -> Tensor:
+    """Return an empty tensor of so many rows, each in the memory format of ``row``."""
+    return row.new_empty_strided((steps, *row.shape), (row.numel(), *row.stride()))
 
 
 def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> Tensor:

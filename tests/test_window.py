@@ -455,8 +455,19 @@ def test_operations_of_an_lstm_by_hand() -> None:
     assert inputs.active == int(seen[0].sum()) * 2 * 4 * 6
     assert (hidden.spiking, hidden.macs, hidden.biases) == (False, 16 * 2 * (4 * 36 + 3 * 6), 16 * 2 * 2 * 4 * 6)
     assert hidden.parameters + inputs.parameters == sum(p.numel() for p in weights.parameters())
-    assert (hidden.neurons, hidden.handed) == (16 * 12, 16 * 12)
+    assert (hidden.neurons, hidden.handed) == (16 * 12, 4 * 12)
     assert layers["stage1.block1.linear"].events == hidden.spikes
+
+
+@pytest.mark.parametrize(("merge", "windows"), [("omega", [1, 4]), ("mean", [3, 4])])
+def test_windows_that_are_handed_something(merge: str, windows: list[int]) -> None:
+    """Omega(0, b) = 0: after an empty first window's potential nothing is handed to those below, but by the mean."""
+    network = tiny("window-lstm", (3, 16, 16), depths=(2, 1), merge=merge).eval()
+    layers = {layer.name: layer for layer in count_operations(network, torch.randn(2, 3, 16, 16), 2)}
+    found = [layers[f"stage1.block{block}.lstm"] for block in (1, 2)]
+    assert [layer.handed for layer in found] == [
+        count * layer.neurons // 4 for count, layer in zip(windows, found, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("kind", WINDOWS)

@@ -234,7 +234,11 @@ class LSTMBlock(Block):
 
     def make(self, channels: int) -> None:
         """Make the LSTM and its neurons."""
-        self.lstm = nn.ModuleDict({"weights": WindowLSTM(channels), "act": WindowNeuron(handed=4)})
+        handed = 4
+        if self.starts_empty:  # the second window begins with the first; those below too, where the projection keeps it
+            nothing, something = torch.tensor((0.0, 1.0), device="cpu")
+            handed = 3 if self.merge(nothing, something) else 1
+        self.lstm = nn.ModuleDict({"weights": WindowLSTM(channels), "act": WindowNeuron(handed=handed)})
 
     def spikes(self, windows: Tensor, membranes: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return spikes ``(B, 4, 2 C, h, w)`` and the membranes ``(B, H, W, 2 C)``."""

@@ -12,7 +12,7 @@ from snnrl.statistics import mean_estimate
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/recurrent.md")]
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/recurrent.md", "docs/window.md")]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -269,6 +269,18 @@ def hoyer_scratch() -> str:
     return table(columns, rows)
 
 
+def windows() -> str:
+    """Return a row for every network of windows that imitated the ordinary network of pixel CartPole."""
+    columns = ["network", "seed", "ordinary", "T = 1", "energy ratio", "spikes per neuron", "minutes"]
+    rows = []
+    for kind in ("window-conv", "window-lstm"):
+        for summary in seeds(f"cartpole-{kind}"):
+            ann, stage = summary["stages"]
+            figures = [f"{stage['energy_ratio']:.2f}", f"{fmean(stage['spike_rate'].values()):.3f}"]
+            rows.append([kind, str(summary["seed"]), reward(ann), reward(stage), *figures, f"{stage['minutes']:.1f}"])
+    return table(columns, rows)
+
+
 def neurons(recipe: str) -> str:
     """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds.
 
@@ -318,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "neurons-cartpole": lambda: neurons("cartpole"),
     "neurons-pong": lambda: neurons("pong"),
     "masked-cartpole": masked,
+    "windows-cartpole": windows,
     "export": export,
     "cartpole": lambda: runs("cartpole"),
     "cartpole-state": lambda: runs("cartpole-state"),

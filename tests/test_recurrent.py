@@ -198,10 +198,12 @@ def test_sequences_never_cross_episodes(lengths, size, length, burn_in, n_steps)
         of_episode = lengths[(int(episode) + int(env) - 1) % len(lengths)]
         # before it the steps of the same episode, none if it is the episode's first, fewer only where the buffer ends
         before = [observations[index].tolist() for index in range(burn_in)]
-        there = burn_in - before.count([0, 0, 0])
+        there = burn_in - before.count([env, episode, first])
         assert first == 0 or there == burn_in or buffer.full
         assert before[burn_in - there :] == [[env, episode, first - back] for back in range(there, 0, -1)]
         assert torch.nonzero(batch.starts[:, row]).flatten().tolist() == [burn_in - there]
+        filled_in = observations[burn_in + len(steps) + 1 :].tolist()
+        assert filled_in == [[env, episode, first]] * len(filled_in)
         for index in steps.tolist():
             now = int(first) + index - burn_in
             assert observations[index].tolist() == [env, episode, now]

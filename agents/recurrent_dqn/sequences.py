@@ -17,7 +17,7 @@ class Sequences(NamedTuple):
     """B sequences of S = burn_in + length steps, each within one episode; time comes first."""
 
     observations: Tensor
-    """``(S + 1, B, ...)``: the last entry follows the last step, zero where there is nothing."""
+    """``(S + 1, B, ...)``: the last one follows the last step; where there is none, the sequence's first step."""
     starts: Tensor
     """bool ``(S + 1, B)``: the first step there is, in front of which a network's state is zero."""
     actions: Tensor
@@ -90,8 +90,10 @@ class SequenceReplayBuffer(ReplayBuffer):
         """Draw sequences; ``env`` normalises observations and rewards."""
         rows, envs, there = self._draw(batch_size)
         before = np.vstack([np.zeros((1, batch_size), np.bool_), there])
+        # what is filled in counts in extremes and penalties of a batch: an observation that was met
+        first = self.observations[rows[self.burn_in], envs[self.burn_in]]
+        observations = np.repeat(first[None], len(rows) + 1, axis=0)
         # the observation after the last step is the next step's, or stands in the last row
-        observations = np.zeros((len(rows) + 1, batch_size, *self.obs_shape), self.observations.dtype)
         observations[1:][there] = self.next_observations[rows[there], envs[there]]
         observations[:-1][there] = self.observations[rows[there], envs[there]]
         rewards = np.where(there, self._normalize_reward(self.rewards[rows, envs], env), 0)

@@ -12,7 +12,10 @@ from snnrl.statistics import mean_estimate
 
 RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
-PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/neurons.md", "docs/recurrent.md", "docs/window.md")]
+PAGES = [
+    Path(__file__).parent.parent / name
+    for name in ("README.md", "docs/neurons.md", "docs/recurrent.md", "docs/window.md")
+]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 from test_images import idx, write_images
 
 from snnrl.agents.classifier import Classifier
-from snnrl.agents.classifier.agent import Description
+from snnrl.agents.classifier.agent import Description, memory_format
 from snnrl.agents.classifier.config import ImageRecipe, Reduction, Training
 from snnrl.agents.classifier.evaluate import evaluate
 from snnrl.agents.classifier.stages import ImageJob, failure
@@ -228,8 +228,20 @@ def test_pruning(scope: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     pruning[1] = "0.97"
     begun = little_run(capsys, tmp_path / "begun", "--from", str(tmp_path / "whole" / "T1.zip"), *pruning)
     assert [stage["name"] for stage in begun] == ["T1", "pruned"]
+    assert (begun[-1]["failed"] == "") == all(begun[-1]["spike_rate"].values())
     rates = begun[-1]["before"]["spike_rate"]
     assert min(rates[layer] for layer in ("conv1", "conv2", "conv3")) > 0.02
+
+
+def test_a_spiking_start_has_the_recipes_dropout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    little_run(capsys, tmp_path / "first", "--schedule", "2")
+    words = ["--from", str(tmp_path / "first" / "T2.zip"), "--schedule", "1", "--reduction.dropout"]
+    for share in (0.0, 0.6):
+        little_run(capsys, tmp_path / str(share), *words, str(share))
+    first, second = (Classifier.load(tmp_path / share / "T1.zip") for share in ("0.0", "0.6"))
+    assert (first.description.dropout, second.description.dropout) == (0.0, 0.6)
+    weights = "features.conv2.weights.weight"
+    assert not torch.equal(first.body.state_dict()[weights], second.body.state_dict()[weights])
 
 
 def zeros(classifier: Classifier) -> list[tuple[float, int]]:
@@ -250,6 +262,44 @@ def test_thresholds_of_another_network(tmp_path: Path, capsys: pytest.CaptureFix
     little_run(capsys, tmp_path / "second", *words, *frozen)
     found = neurons_of(Classifier.load(tmp_path / "second" / "T1.zip").network).values()
     assert [neuron.spike_value for neuron in found] == pytest.approx([7.0, 8.0, 9.0, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--from net --network.kind vgg16", "has network.kind vgg6, not vgg16: give --network.kind vgg6"),
+        ("--from net --network.width 0.2", "has network.width 0.1, not 0.2: give --network.width 0.1"),
+        ("--from net --thresholds-of net", "--thresholds-of is an ordinary network, which has no thresholds"),
+        ("--from spiking --thresholds-of spiking", "--thresholds-of is for conversions"),
+        ("--from scratch --thresholds-of spiking", "--thresholds-of is for conversions"),
+        ("--from net --neuron if --thresholds-of spiking", "is a vgg6 of lif neurons, the conversion a vgg6 of if"),
+        ("--ann.batch-size 1", "batch-norm needs two images at a time"),
+    ],
+)
+def test_beginnings_that_do_not_fit(
+    words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = read_images("cifar10", DATA)
+    known = {"labels": images.classes, "image_shape": images.train.shape, "width": 0.1, "hidden": (32,)}
+    little(**known).save(tmp_path / "net")
+    little(T=2, **known).save(tmp_path / "spiking")
+    given = ["--data", str(DATA), *LITTLE, "--network.width", "0.1", "--schedule", "1", "--run", "run"]
+    code, _, err = run(capsys, "train", "cifar10-vgg6", *given, *words.split())
+    assert code == 2
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_narrow_resnet_is_trained() -> None:
+    """Its shortcut of 1x1 with a stride and six channels must not be channels_last: torch's backward would crash."""
+    narrow, wide = (
+        little(kind="resnet20", hidden=None, width=width, image_shape=(3, 16, 16)).network for width in (0.1, 0.125)
+    )
+    assert memory_format(narrow) is torch.contiguous_format
+    assert memory_format(wide) is torch.channels_last
+    narrow.train()(torch.randn(48, 3, 16, 16)).sum().backward()
 
 
 def test_a_binary_network_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

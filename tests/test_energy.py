@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnrl.energy import (
     LayerOperations,
+    break_down,
     cap,
     cost_tables,
     count_operations,
@@ -270,6 +271,18 @@ def test_ratio() -> None:
     assert cap(layers, PAPER) == pytest.approx(20 * 4.6 / (12 * 3 * 4.6))
     silent = (sparse(100, 0.0), sparse(10, 0.0))
     assert energy_ratio(silent) == pytest.approx(110 * 4.6 / 0.9)
+
+
+def test_an_ordinary_network_of_other_layers_is_not_compared() -> None:
+    """A teacher may be of another kind: then the network's own products are the ordinary one's."""
+    layers = (replace(dense(12, passes=3), name="conv1"), replace(sparse(8, 0.25), name="fc1"))
+    same = (dense(12, "conv1", active=1), dense(8, "fc1", active=1))
+    alone, beside = break_down(layers, None, PAPER), break_down(layers, same, PAPER)
+    assert (alone.ratio, beside.ratio) == (pytest.approx(energy_ratio(layers)), pytest.approx(energy_ratio(layers)))
+    assert None in alone.what_if.values()
+    assert None not in beside.what_if.values()
+    for other in ((dense(12, "conv1"), dense(9, "fc1")), (dense(12, "conv1"), dense(8, "fc2"))):
+        assert break_down(layers, other, PAPER) == alone
 
 
 def test_assumptions() -> None:

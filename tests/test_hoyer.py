@@ -16,7 +16,7 @@ from snnrl.conversion import convert
 from snnrl.errors import UserError
 from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of, penalized, spike_rates
 from snnrl.networks.spiking import hoyer_measures
-from snnrl.neurons import Hoyer, hoyer_extremum, hoyer_measure
+from snnrl.neurons import LIF, Hoyer, hoyer_extremum, hoyer_measure
 from worlds import batch_of, same, small_agent
 
 VALUES = st.lists(st.floats(-2, 4, width=32), min_size=2, max_size=12)
@@ -229,8 +229,10 @@ def test_the_penalty_drives_potentials_away_from_the_extremum() -> None:
     assert (current.grad > 0).tolist() == [[True, True, False, False]]  # E = 0.6
 
 
-def test_the_penalty_of_other_neurons_is_refused() -> None:
-    with pytest.raises(UserError, match="hoyer_penalty is for hoyer neurons"), penalized(nn.Sequential(), Priced(0, 1)):
+def test_the_penalty_of_other_neurons_is_refused_and_an_ordinary_network_has_none() -> None:
+    with penalized(nn.Sequential(nn.ReLU()), Priced(0, 1)) as penalty:
+        assert not penalty.terms
+    with pytest.raises(UserError, match="hoyer_penalty is for hoyer neurons"), penalized(LIF(1), Priced(0, 1)):
         pass
 
 

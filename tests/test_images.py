@@ -190,6 +190,9 @@ def test_official_files_are_known_by_their_digest(tmp_path: Path) -> None:
     assert Download("x", "y", digests).note(tmp_path) is None
     (tmp_path / "b").write_bytes(b"c")
     assert Download("x", "y", digests).note(tmp_path) == "not the official files: b"
+    (tmp_path / "c").write_bytes(b"c")
+    note = Download("x", "y", {**digests, "c.gz": "md5:0"}).note(tmp_path)
+    assert note == "not the official files: b; unpacked, their checksums are not known: c"
 
 
 def test_the_subset_of_cifar10() -> None:
@@ -292,6 +295,9 @@ def test_bad_folders(tmp_path: Path) -> None:
         (tmp_path / "val" / "dog" / "0.png").write_bytes(damaged)
         with pytest.raises(UserError, match=r"cannot decode .*0.png': it is damaged or no image"):
             read_images("folder", tmp_path)
+    (tmp_path / "val" / "dog" / "0.png").rename(tmp_path / "val" / "dog" / "0\udcff.png")
+    with pytest.raises(UserError, match="the name is not UTF-8"):
+        read_images("folder", tmp_path)
     with pytest.raises(UserError, match="one image cannot be split"):
         hold_out(images.test.subset(np.array([0])))
 

@@ -97,6 +97,17 @@ def test_a_run_of_other_settings_is_not_shown(tiny: Paper, tmp_path: Path, capsy
     assert not list(tmp_path.rglob("table-*.csv"))
 
 
+def test_a_run_on_other_images_is_not_shown(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "paper-small-seed0" / "vgg16"
+    folder.mkdir(parents=True)
+    config = tiny.recipe("vgg16", "small").model_dump(mode="json") | {"data": "another"}
+    (folder / "config.json").write_text(json.dumps({"config": config, "versions": {}}))
+    (folder / "summary.json").write_text(json.dumps({"stages": [{"name": "T1"}]}))
+    code, _, err = run(capsys, "table", "pruning", "--data", DATA, "--runs", tmp_path)
+    assert code == 2
+    assert "was trained with other settings (data: another before" in err
+
+
 def of_other_weights(path: Path) -> None:
     """Give the network of a file other weights in its first layer."""
     archive = read_archive(path)

@@ -66,8 +66,7 @@ class Classifier:
         else:
             fill_slots(body, description.neuron, description.T, encoder=True)
             self.network = SpikingNetwork(body, description.T, [HEAD])
-        # the faster layout for convolutions, on a CPU too
-        self.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network.to(self.device, memory_format=memory_format(body)).eval()  # type: ignore[call-overload]
 
     @property
     def T(self) -> int | None:
@@ -89,6 +88,13 @@ class Classifier:
             raise UserError("this classifier is an ordinary network: it decides in no timesteps")
         self.network.reduce_to(steps)
         self.description = self.description.model_copy(update={"T": steps})
+
+    def drop(self, share: float) -> None:
+        """Leave out this share of activations from now on, in training, where the network has dropout."""
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+        self.description = self.description.model_copy(update={"dropout": share})
 
     @property
     def normalization(self) -> Normalization:
@@ -115,3 +121,18 @@ class Classifier:
         match_shapes(found.body, weights, str(path))
         found.body.load_state_dict(weights)
         return found
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """Return channels_last, the faster one for convolutions on a CPU too, but for networks that torch crashes on.
+
+    The backward of a strided convolution of 1x1 with fewer than eight channels writes beyond its memory (torch 2.13).
+    """
+    narrow = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 8
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if narrow else torch.channels_last

@@ -27,8 +27,7 @@ def convert_classifier(
     """Return the spiking conversion and a report; normalised ``images`` ``(B, C, H, W)`` set the thresholds.
 
     ``neuron``: of :data:`snnrl.neurons.NEURONS`, by default the kind in the ordinary one's description. ``dropout`` is
-    that of the spiking network, if the ordinary one has any. The classifier ``thresholds_of`` gives its thresholds and
-    leaks instead.
+    that of the spiking network. The classifier ``thresholds_of`` gives its thresholds and leaks instead.
     """
     neuron = neuron or ordinary.description.neuron
     made = convert(
@@ -39,12 +38,7 @@ def convert_classifier(
         neuron=neuron,
         thresholds_of=None if thresholds_of is None else thresholds_of.body,
     )
-    changes = {
-        "T": T,
-        "neuron": neuron,
-        "batch_norm": False,
-        "dropout": dropout if ordinary.description.dropout else 0.0,
-    }
+    changes = {"T": T, "neuron": neuron, "batch_norm": False, "dropout": dropout}
     spiking = Classifier(ordinary.description.model_copy(update=changes), ordinary.device)
     spiking.body.load_state_dict(made.network.body.state_dict())
     return spiking, made.report

@@ -63,6 +63,7 @@ class ImageJob(Chain[Classifier]):
         result: Result = {}
         if before is not None:
             classifier = self.load(best_attempt(done, before.T).name)
+            classifier.drop(self.recipe.reduction.dropout)
             self.reduce(classifier, T)
         elif self.scratch:
             classifier = self.from_scratch(name, T)
@@ -74,6 +75,10 @@ class ImageJob(Chain[Classifier]):
         if isinstance(training, Reduction) and self.steps[-1] != T:
             training = training.model_copy(update={"epochs": training.passing or training.epochs})
         result |= self.learn(name, classifier, training, folder, teacher) | self.finish(name, classifier)
+        return self.marked(name, result)
+
+    def marked(self, name: str, result: Result) -> Result:
+        """Return the result of a spiking stage, and why it has learnt nothing, if so."""
         result["failed"] = failure(result, len(self.images.classes))
         if result["failed"]:
             self.say(f"{name}: failed to learn, {result['failed']}")
@@ -89,12 +94,13 @@ class ImageJob(Chain[Classifier]):
     def train_pruned(self, last: str, folder: StageFolder) -> Result:
         """Take away the smallest weights of the last stage's classifier, and train the others."""
         classifier = self.load(last)
+        classifier.drop(self.recipe.reduction.dropout)
         prune_weights(classifier.network, self.recipe.pruning.share, by_layer=self.recipe.pruning.scope == "layer")
         self.lower_thresholds(classifier)
         result: Result = {"before": self.before(classifier)}
         teacher = self.load("ann") if "ann" in self.results else None
         result |= self.learn("pruned", classifier, self.recipe.reduction, folder, teacher)
-        return result | self.finish("pruned", classifier)
+        return self.marked("pruned", result | self.finish("pruned", classifier))
 
     def untrained(self, name: str, T: int | None) -> Classifier:
         """Return a classifier with random weights."""

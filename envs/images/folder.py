@@ -161,6 +161,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise UserError(f"{quoted(folder)} is no folder: {LAYOUT}")
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    for name in classes:
+        _check_name(folder, name)
     if len(classes) < 2:
         raise UserError(f"{quoted(folder)} has {len(classes)} folders of classes, at least two are needed: {LAYOUT}")
     return classes
@@ -183,7 +185,17 @@ def _files(folder: Path) -> Iterator[str]:
     if not names:
         raise UserError(f"{quoted(folder)} holds no image ({', '.join(SUFFIXES)}): add some, or delete the folder")
     for name in names:
+        _check_name(folder, name)
         file = str(folder / name)
         if not cv2.haveImageReader(file):  # it reads the first bytes
             raise undecodable(file)
         yield file
+
+
+def _check_name(folder: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{quoted(folder / name)}: the name is not UTF-8, and OpenCV cannot open it: rename it"
+        ) from error

@@ -44,9 +44,13 @@ class Download:
         return place
 
     def note(self, place: Path) -> str | None:
-        """Return what must be said beside figures if the files there differ from the official ones, else None."""
-        differing = [name for name, digest in self.digests.items() if _digest(place / name, digest) != digest]
-        return f"not the official files: {', '.join(differing)}" if differing else None
+        """Return what must be said beside figures if the files are not known to be the official ones, else None."""
+        found = {name: _digest(place / name, digest) for name, digest in self.digests.items()}
+        said = {
+            "not the official files": [name for name in found if found[name] not in (None, self.digests[name])],
+            "unpacked, their checksums are not known": [unpacked(name) for name in found if found[name] is None],
+        }
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in said.items() if names) or None
 
 
 def unpacked(name: str) -> str:

@@ -48,15 +48,15 @@ class PaperRuns:
         """Train the runs that are not finished, and those that they begin with, except where images are missing.
 
         Raises:
-            UserError: the images of none of them are there, or a finished run was trained with other settings.
+            UserError: the images of none of them are there, or a finished run has other settings or images.
         """
         missing: dict[str, UserError] = {}
         for name in self.paper.in_order(names):
             recipe = self.recipe(name)
-            if self.run(name).finished:
-                check_settings(self.run(name), recipe)
-                continue
             images = self.images(recipe)
+            if self.run(name).finished:
+                check_settings(self.run(name), recipe, images)
+                continue
             if isinstance(images, UserError):
                 missing[recipe.images] = images
                 continue
@@ -116,9 +116,11 @@ class PaperRuns:
         return self.sets[key]
 
 
-def check_settings(run: RunFolder, recipe: ImageRecipe) -> None:
-    """Raise UserError if a finished run was trained with other settings than those of its recipe at this budget."""
+def check_settings(run: RunFolder, recipe: ImageRecipe, images: ImageSet | UserError) -> None:
+    """Raise UserError if a finished run was trained with other settings than its recipe's, or on other images."""
     wanted, stored = without_seed(recipe.model_dump(mode="json")), run.config()
+    if isinstance(images, ImageSet):
+        wanted["data"] = images.fingerprint()
     if differing := sorted(differences({key: stored.get(key) for key in wanted}, wanted)):
         raise UserError(
             f"{run.path} was trained with other settings ({', '.join(differing)}): remove it, or give another --runs"

@@ -97,8 +97,8 @@ def train_run(
     check_beginning(recipe.network.kind, recipe.neuron, scratch, start)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
     check(start, images, recipe, scratch)
-    if given is not None and given.T is None:
-        raise UserError(f"{thresholds_of} is an ordinary network, which has no thresholds: give a spiking one")
+    if given is not None:
+        check_given(given, recipe, scratch or (start is not None and start.T is not None))
     config = {
         **recipe.model_dump(mode="json"),
         "from": "scratch" if scratch else Path(begin).name,
@@ -114,6 +114,8 @@ def train_run(
     def make(display: Display) -> ImageJob:
         if images.note:
             display.say(images.note)
+        if start is not None and start.T is not None and recipe.reduction.distillation:
+            display.say("labels alone teach: no ordinary network is there whose answers could count")
         report, say = display.stage, display.say
         return ImageJob(recipe, images, run, report, say, start=start, scratch=scratch, thresholds_of=given)
 
@@ -129,6 +131,8 @@ def check_shares(recipe: ImageRecipe, images: int) -> None:
                 f"{processes.count()} processes cannot have equal shares of a batch of {size} images: give "
                 f"--{group}.batch_size a multiple of {processes.count()}"
             )
+    if recipe.network.batch_norm and min(recipe.ann.batch_size, images) < 2 * processes.count():
+        raise UserError("batch-norm needs two images at a time in each process: give a larger --ann.batch_size")
 
 
 def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe, scratch: bool) -> None:
@@ -142,8 +146,38 @@ def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe, scrat
     if start is None:
         return
     check_fit(start, images, recipe.images, "the classifier to begin with", "give other --data or another --from")
-    if start.T is not None and recipe.steps[-1] >= start.T and not recipe.pruning.share:
+    if scratch:
+        return
+    for field in ("kind", "width", "hidden"):
+        theirs, ours = getattr(start.description, field), getattr(network, field)
+        if theirs != ours:
+            raise UserError(
+                f"the classifier to begin with has network.{field} {words(theirs)}, not {words(ours)}: give "
+                f"--network.{field} {words(theirs)}, or another --from"
+            )
+    if start.T is None:
+        return
+    if recipe.steps[-1] >= start.T and not recipe.pruning.share:
         raise UserError(
             f"the classifier to begin with decides in {start.T} timesteps already, nothing is left to lower to "
             f"{recipe.steps[-1]}: begin with another one, such as ann.zip in its run folder"
+        )
+
+
+def words(value: object) -> str:
+    """Return a field's value as it is written on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def check_given(given: Classifier, recipe: ImageRecipe, spikes: bool) -> None:
+    """Raise UserError unless a conversion can take the thresholds of ``given``; ``spikes``: nothing is converted."""
+    if spikes:
+        raise UserError("--thresholds-of is for conversions: begin with an ordinary network, or leave it out")
+    if given.T is None:
+        raise UserError("--thresholds-of is an ordinary network, which has no thresholds: give a spiking one")
+    theirs, ours = (given.description.kind, given.description.neuron), (recipe.network.kind, recipe.neuron)
+    if theirs != ours:
+        raise UserError(
+            f"--thresholds-of is a {theirs[0]} of {theirs[1]} neurons, the conversion a {ours[0]} of {ours[1]}: give "
+            "one of the same kinds"
         )

@@ -32,8 +32,11 @@ def break_down(
 ) -> Breakdown:
     """Price the counts of a spiking network and, on the same observations, of its ordinary one.
 
-    Without ``ordinary``, the spiking network's own layers count as an ordinary network's, every product once.
+    Without ``ordinary``, or where it is a network of other layers, such as a teacher, the spiking network's own layers
+    count as an ordinary network's, every product once.
     """
+    if ordinary is not None and not same_products(layers, ordinary):
+        ordinary = None
     most = cap(layers, table)
     return Breakdown(
         [_row(layer, table) for layer in layers],
@@ -42,6 +45,12 @@ def break_down(
         most if math.isfinite(most) else None,
         {assumption.text: ratio for assumption, ratio in what_if(layers, ordinary).items()},
     )
+
+
+def same_products(layers: Sequence[LayerOperations], ordinary: Sequence[LayerOperations]) -> bool:
+    """Say whether an ordinary network has the layers of a spiking one, by their names and products."""
+    found = {layer.name: layer.macs for layer in ordinary}
+    return all(found.get(layer.name) == layer.ordinary.macs for layer in layers if layer.ordinary.macs)
 
 
 def _row(layer: LayerOperations, table: CostTable) -> dict[str, Any]:

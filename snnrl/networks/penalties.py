@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from snnrl.networks.spiking import hoyer_measures, spike_rates
+from snnrl.networks.spiking import hoyer_measures, neurons_of, spike_rates
 
 BATCH = 128
 """Images in a batch of arXiv 2212.10170, for which its strengths of the Hoyer regulariser are given."""
@@ -40,7 +40,7 @@ class Penalty:
 
 @contextmanager
 def penalized(network: nn.Module, prices: Prices) -> Iterator[Penalty]:
-    """Watch the forward inside the block; what is not priced is not computed.
+    """Watch the forward inside the block; what is not priced is not computed, and an ordinary network has no price.
 
     spike_penalty * mean_l rate_l + hoyer_penalty * 128 / B * sum_l H_l, H_l as :func:`snnrl.neurons.hoyer_measure` over
     the batch of B, summed over timesteps (arXiv 2212.10170; scaled to its batches).
@@ -48,7 +48,9 @@ def penalized(network: nn.Module, prices: Prices) -> Iterator[Penalty]:
     penalty = Penalty()
     with ExitStack() as watching:
         rates = watching.enter_context(spike_rates(network)) if prices.spike_penalty else {}
-        measures = watching.enter_context(hoyer_measures(network)) if prices.hoyer_penalty else []
+        measures = (
+            watching.enter_context(hoyer_measures(network)) if prices.hoyer_penalty and neurons_of(network) else []
+        )
         yield penalty
     if rates:
         penalty.terms.append(prices.spike_penalty * torch.stack([*rates.values()]).mean())

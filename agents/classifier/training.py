@@ -137,7 +137,7 @@ class Epochs:
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
         with penalized(network, settings) as penalty, self._mixed_precision():
             logits = self.replica(batch.images)
-        loss = functional.cross_entropy(logits, batch.labels)
+        loss = functional.cross_entropy(logits.float(), batch.labels)
         if isinstance(settings, Reduction) and self.teacher is not None and settings.distillation:
             loss = loss + settings.distillation * (self._softened(batch, logits, settings.temperature) - loss)
         loss = penalty.add_to(loss)

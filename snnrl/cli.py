@@ -1,6 +1,7 @@
 """The command line, ``snnrl COMMAND ...``."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,6 +26,9 @@ COMMANDS = {
 }
 """What a user calls a command, the module and function that are it, and what it is for."""
 
+NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory")
+"""What torch says, by an error of no kind of its own on a CPU."""
+
 USAGE = "usage: snnrl COMMAND ...\n\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
 
 
@@ -42,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"usage: snnrl {'|'.join(COMMANDS)} ...; see snnrl --help")
         if words[0] not in COMMANDS:
             raise UserError(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}")
+        if words[0] != "train" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+            raise UserError(f"torchrun is for snnrl train, {words[0]} runs in one process: leave torchrun out")
         name = COMMANDS[words[0]][0]
         # imported here, so that an interrupt while torch is loading ends like any other
         code: int = getattr(import_module(f"snnrl.commands.{name}"), name)(words[1:])
@@ -53,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except (UserError, OSError, MemoryError) as error:
         return _end(f"{type(error).__name__}: {error}" if isinstance(error, MemoryError) else str(error), 2)
+    except RuntimeError as error:
+        if NO_MEMORY.search(str(error)) is None:
+            raise
+        return _end("out of memory: lower the batch size, or what a recipe does at once such as conversion.images", 2)
     except KeyboardInterrupt as stop:
         return _end(str(stop) or "interrupted", 130)
 

@@ -720,8 +720,21 @@ def test_one_line_whatever_is_raised(call: Call, refused: Refused, monkeypatch: 
     for error in (OSError("first\nsecond"), MemoryError("16 GiB"), PermissionError(13, "Permission denied", "x")):
         monkeypatch.setattr(snnrl.commands.listing, "listing", list_(error))
         refused("list")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    monkeypatch.setattr(snnrl.commands.listing, "listing", list_(caught.value))
+    assert "out of memory: lower the batch size" in refused("list")
+    monkeypatch.setattr(snnrl.commands.listing, "listing", list_(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        call("list")
     monkeypatch.setattr(snnrl.commands.listing, "listing", list_(KeyboardInterrupt()))
     assert call("list") == (130, "", "snnrl: interrupted\n")
+
+
+def test_torchrun_is_for_training(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "list runs in one process: leave torchrun out" in refused("list")
 
 
 def test_as_a_process(tmp_path: Path) -> None:

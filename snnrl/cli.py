@@ -27,7 +27,7 @@ COMMANDS = {
 """What a user calls a command, the module and function that are it, and what it is for."""
 
 NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory")
-"""What torch says, by an error of no kind of its own on a CPU."""
+"""What torch says when memory ends; on a CPU its error is of no kind of its own."""
 
 USAGE = "usage: snnrl COMMAND ...\n\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
 

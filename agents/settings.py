@@ -102,8 +102,10 @@ class StagedRecipe(Settings):
         """The stages' T."""
         return self.schedule or schedule(self.T, self.reduce_to, self.step)
 
-    def check_kinds(self, kind: str, hoyer_penalty: float) -> None:
-        """Raise UserError if a kind of network, or its neurons, cannot do what the stages ask for."""
+    def check_kinds(self, kind: str, windows: Windows, hoyer_penalty: float) -> None:
+        """Raise UserError if a kind of network, or its neurons, cannot do what is asked for."""
+        if kind not in WINDOWS and windows != Windows():
+            raise UserError(f"network.window is of {' and '.join(WINDOWS)}, not of {kind}: leave it out")
         if hoyer_penalty and not issubclass(NEURONS[self.neuron], Hoyer):
             raise UserError(
                 f"hoyer_penalty is for hoyer neurons, neuron is {self.neuron}: give hoyer, or a penalty of 0"

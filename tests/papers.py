@@ -21,7 +21,7 @@ def use_tiny(monkeypatch: pytest.MonkeyPatch) -> Paper:
     paper = read_paper()
     figure = paper.figures.accuracy_vs_T.model_copy(update={"converted": (1, 4)})
     figures = paper.figures.model_copy(update={"accuracy_vs_T": figure})
-    paper = paper.model_copy(update={"budgets": {"small": TINY, "full": {}}, "figures": figures})
+    paper = paper.model_copy(update={"budgets": {"small": {"all": TINY}, "full": {}}, "figures": figures})
     for command in (snnrl.commands.table, snnrl.commands.figure):
         monkeypatch.setattr(command, "read_paper", lambda: paper)
     return paper

@@ -262,7 +262,7 @@ def test_lists(call: Call, place: Path, tiny: str, flag: list[str]) -> None:
 
 
 def test_an_agent_that_cannot_be_lowered(refused: Refused, place: Path, tiny: str) -> None:
-    assert "decides in 1 timesteps already" in refused("train", tiny, "--run", "new", "--from", place / "run")
+    assert "decides in 1 timesteps already, nothing is left to lower to" in refused("train", tiny, "--run", "new", "--from", place / "run")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,11 @@ def test_a_table(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "run vgg16" not in err
     assert json.loads(out.splitlines()[-1])["lines"] == lines
 
+    of_other_weights(folder / "vgg16" / "T1.zip")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert f"{folder / 'vgg16-pruned'} was trained with other settings (weights: " in err
+
 
 def test_a_run_of_other_settings_is_not_shown(tiny: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "paper-small-seed0" / "vgg16"

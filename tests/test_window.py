@@ -37,6 +37,7 @@ from snnrl.networks import (
     neurons_of,
     spike_counts,
     spike_rates,
+    without_bias,
 )
 from snnrl.networks.tiling import condense, coverage, cut, neighbours, pad
 from snnrl.networks.window import Block, ConvBlock, LSTMBlock, Maps
@@ -459,6 +460,17 @@ def test_operations_of_an_lstm_by_hand() -> None:
     assert layers["stage1.block1.linear"].events == hidden.spikes
 
 
+def test_an_lstm_without_bias_keeps_its_weights() -> None:
+    network = tiny("window-lstm", (3, 8, 8), depths=(1,)).eval()
+    before = {name: value for name, value in network.state_dict().items() if value.dim() > 1}
+    without_bias(network)
+    assert list(network.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    layers = {layer.name: layer for layer in count_operations(network, torch.randn(2, 3, 8, 8), 2)}
+    inputs, hidden = layers["stage1.block1.lstm.input"], layers["stage1.block1.lstm"]
+    assert (hidden.parameters, hidden.biases) == (inputs.parameters, 0)
+
+
 @pytest.mark.parametrize(("merge", "windows"), [("omega", [1, 4]), ("mean", [3, 4])])
 def test_windows_that_are_handed_something(merge: str, windows: list[int]) -> None:
     """Omega(0, b) = 0: after an empty first window's potential nothing is handed to those below, but by the mean."""
@@ -737,6 +749,12 @@ def test_options_that_are_none(options: dict[str, Any], line: str) -> None:
         (Recipe, {"T": 2}, "decides in one timestep: give T 1, and no other schedule than 1"),
         (Recipe, {"T": 1, "network": {"kind": "nature", "width": 0.5}}, "network.width is of networks for images"),
         (Recipe, {"T": 1, "network": {"window": {"merge": "mean", "theta": 0.5}}}, "the mean has none"),
+        (
+            Recipe,
+            {"network": {"kind": "nature", "window": {"theta": 0.5}}},
+            "network.window is of window-conv and window-lstm, not of nature: leave it out",
+        ),
+        (ImageRecipe, {"network": {"window": {"depths": [1]}}}, "not of vgg6: leave it out"),
     ],
 )
 def test_recipes_that_are_refused(model: Any, values: dict[str, Any], line: str) -> None:

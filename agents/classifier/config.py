@@ -113,7 +113,7 @@ class ImageRecipe(StagedRecipe):
     @model_validator(mode="after")
     def _possible(self) -> "ImageRecipe":
         kind = self.network.kind
-        self.check_kinds(kind, max(self.ann.hoyer_penalty, self.reduction.hoyer_penalty))
+        self.check_kinds(kind, self.network.window, max(self.ann.hoyer_penalty, self.reduction.hoyer_penalty))
         if kind in WINDOWS and self.pruning.share:
             raise UserError(f"network.kind {kind} has thresholds that cannot be lowered for pruning: give share 0")
         return self

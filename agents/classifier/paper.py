@@ -1,5 +1,6 @@
 """Tables and figures of arXiv 2110.05929 on images as plain data: runs, budgets, and what the paper tells of them."""
 
+from functools import reduce
 from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -96,7 +97,8 @@ class Figures(Settings):
 class Paper(Settings):
     """All tables and figures."""
 
-    budgets: dict[Budget, dict[str, Any]]
+    budgets: dict[Budget, dict[str, dict[str, Any]]]
+    """What is changed in all recipes, and in some by their name."""
     runs: dict[str, Plan]
     tables: dict[str, Table]
     figures: Figures
@@ -114,7 +116,8 @@ class Paper(Settings):
     def recipe(self, run: str, budget: Budget, **fields: Any) -> ImageRecipe:
         """Return the recipe of a run at a budget, with some ``fields`` set."""
         plan = self.runs[run]
-        changes = merge(merge(self.budgets[budget], plan.changes), fields)
+        of = self.budgets[budget]
+        changes = reduce(merge, (of.get("all", {}), of.get(plan.recipe, {}), plan.changes, fields))
         return read_recipe(plan.recipe, ImageRecipe, changes)
 
     def in_order(self, runs: list[str]) -> list[str]:

@@ -211,7 +211,7 @@ class Recipe(StagedRecipe):
     def _consistent(self) -> "Recipe":
         if self.env not in games() and (self.protocol, self.atari) != ("v4", ProtocolChanges()):
             raise UserError(f"protocol and atari belong to an Atari game, env is {self.env!r}")
-        self.check_kinds(self.network.kind, self.reduction.hoyer_penalty)
+        self.check_kinds(self.network.kind, self.network.window, self.reduction.hoyer_penalty)
         return self
 
     @property

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from snnrl.agents.classifier import Classifier
 from snnrl.agents.classifier.config import ImageRecipe
-from snnrl.agents.classifier.paper import Budget, Paper
+from snnrl.agents.classifier.paper import Budget, Paper, Plan
 from snnrl.agents.settings import Device, Seed, Settings
 from snnrl.allocation import keep_freed_memory
+from snnrl.checkpoint import fingerprint
 from snnrl.commands.recipes import without_seed
 from snnrl.commands.train_images import train_run
 from snnrl.display import Display
@@ -48,19 +50,20 @@ class PaperRuns:
         """Train the runs that are not finished, and those that they begin with, except where images are missing.
 
         Raises:
-            UserError: the images of none of them are there, or a finished run has other settings or images.
+            UserError: the images of none of them are there, or a finished run has other settings or images, or began
+                with other weights than the run before it has now.
         """
         missing: dict[str, UserError] = {}
         for name in self.paper.in_order(names):
             recipe = self.recipe(name)
             images = self.images(recipe)
+            plan = self.paper.runs[name]
             if self.run(name).finished:
-                check_settings(self.run(name), recipe, images)
+                check_settings(self.run(name), recipe, images, self.beginning(plan))
                 continue
             if isinstance(images, UserError):
                 missing[recipe.images] = images
                 continue
-            plan = self.paper.runs[name]
             start = plan.start if "/" not in plan.start else str(self.stage(plan.start))
             thresholds_of = None if plan.thresholds_of is None else self.stage(plan.thresholds_of)
             display.say(f"run {name}")
@@ -85,6 +88,17 @@ class PaperRuns:
         """Return the file of a RUN/STAGE."""
         run, stage = place.split("/")
         return self.run(run).agent(stage)
+
+    def beginning(self, plan: Plan) -> dict[str, str]:
+        """Return what a run's configuration says of the weights that it begins with, as they are now."""
+        begins = plan.teacher or plan.start
+        places = {"weights": begins if "/" in begins else None, "thresholds_of": plan.thresholds_of}
+        files = {key: self.stage(place) for key, place in places.items() if place}
+        return {
+            key: fingerprint(Classifier.load(file, "cpu").body.state_dict())
+            for key, file in files.items()
+            if file.is_file()
+        }
 
     def stages(self, name: str) -> dict[str, dict[str, Any]]:
         """Return the stages of a run by name; none where it is not finished."""
@@ -116,9 +130,11 @@ class PaperRuns:
         return self.sets[key]
 
 
-def check_settings(run: RunFolder, recipe: ImageRecipe, images: ImageSet | UserError) -> None:
-    """Raise UserError if a finished run was trained with other settings than its recipe's, or on other images."""
-    wanted, stored = without_seed(recipe.model_dump(mode="json")), run.config()
+def check_settings(
+    run: RunFolder, recipe: ImageRecipe, images: ImageSet | UserError, beginning: dict[str, str]
+) -> None:
+    """Raise UserError if a finished run was trained with other settings, on other images, or from other weights."""
+    wanted, stored = without_seed(recipe.model_dump(mode="json")) | beginning, run.config()
     if isinstance(images, ImageSet):
         wanted["data"] = images.fingerprint()
     if differing := sorted(differences({key: stored.get(key) for key in wanted}, wanted)):

@@ -95,6 +95,15 @@ def check_beginning(kind: str, neuron: str, scratch: bool, start: SpikingDQN | C
         raise UserError(f"network.kind {kind} is trained from scratch: give --teacher instead of --from, or neither")
 
 
+def check_lowers(begins: int, ends: int) -> None:
+    """Raise UserError unless fewer timesteps are left to go to for a network that begins with ``begins`` of them."""
+    if ends >= begins:
+        raise UserError(
+            f"the network to begin with decides in {begins} timesteps already, nothing is left to lower to {ends}: "
+            "begin with one that decides in more, or with an ordinary one, such as ann.zip in a run folder"
+        )
+
+
 @contextmanager
 def saving_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C ask the running stage to save and stop; a second one stops at once."""

@@ -16,7 +16,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.arguments import parse, positional
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, check_beginning, from_scratch, run_chain
+from snnrl.commands.running import beginning, check_beginning, check_lowers, from_scratch, run_chain
 from snnrl.commands.train_images import train_images
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.display import print_json
@@ -113,12 +113,8 @@ def check(recipe: Recipe, start: SpikingDQN | None, scratch: bool = False) -> No
         like = None if scratch else start
         agent = build_agent(trial, trial.steps[0], envs, trial.seed, like=like, scratch=scratch)
     envs.close()
-    if start is not None and start.T is not None and recipe.steps[-1] >= start.T:
-        raise UserError(
-            f"the agent to begin with decides in {start.T} timesteps already, nothing is left to lower to "
-            f"{recipe.steps[-1]}: begin with another one, such as ann.zip or T5.zip in its run folder"
-        )
     if start is not None and start.T is not None:
+        check_lowers(start.T, recipe.steps[-1])
         ours, theirs = (
             (one.policy_kwargs.get("features_extractor_kwargs") or {}).get("view", "grey") for one in (agent, start)
         )

@@ -17,7 +17,14 @@ from snnrl.agents.settings import options_of
 from snnrl.allocation import keep_freed_memory
 from snnrl.arguments import parse
 from snnrl.checkpoint import fingerprint
-from snnrl.commands.running import beginning, check_beginning, from_scratch, run_chain, saving_on_interrupt
+from snnrl.commands.running import (
+    beginning,
+    check_beginning,
+    check_lowers,
+    from_scratch,
+    run_chain,
+    saving_on_interrupt,
+)
 from snnrl.config import read_recipe
 from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
@@ -155,13 +162,8 @@ def check(start: Classifier | None, images: ImageSet, recipe: ImageRecipe, scrat
                 f"the classifier to begin with has network.{field} {words(theirs)}, not {words(ours)}: give "
                 f"--network.{field} {words(theirs)}, or another --from"
             )
-    if start.T is None:
-        return
-    if recipe.steps[-1] >= start.T and not recipe.pruning.share:
-        raise UserError(
-            f"the classifier to begin with decides in {start.T} timesteps already, nothing is left to lower to "
-            f"{recipe.steps[-1]}: begin with another one, such as ann.zip in its run folder"
-        )
+    if start.T is not None and not recipe.pruning.share:
+        check_lowers(start.T, recipe.steps[-1])
 
 
 def words(value: object) -> str:

@@ -65,16 +65,32 @@ def share_of(channels: int, width: float) -> int:
 
 
 def without_bias(network: nn.Module) -> None:
-    """Take the bias off every linear and convolutional layer, in place.
+    """Take the bias off every linear and convolutional layer and every LSTM, in place.
 
     Raises:
         UserError: the network has batch-norm, which conversion folds into biases.
     """
-    for layer in network.modules():
+    for layer in [*network.modules()]:
         if isinstance(layer, _BatchNorm):
             raise UserError("batch-norm becomes a bias when it is folded: a network without bias cannot have it")
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             layer.register_parameter("bias", None)
+        for name, part in layer.named_children():
+            if isinstance(part, nn.LSTM):
+                setattr(layer, name, _lstm_without_bias(part))
+
+
+def _lstm_without_bias(layer: nn.LSTM) -> nn.LSTM:
+    bare = nn.LSTM(
+        layer.input_size,
+        layer.hidden_size,
+        layer.num_layers,
+        bias=False,
+        batch_first=layer.batch_first,
+        bidirectional=layer.bidirectional,
+    )
+    bare.load_state_dict(layer.state_dict(), strict=False)
+    return bare
 
 
 def output_width(network: nn.Module, observation_shape: Sequence[int]) -> int:

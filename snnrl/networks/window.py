@@ -350,7 +350,7 @@ def count_lstm(count: Count, name: str, layer: WindowLSTM, values: Tensor, outpu
         active=count.decisions * places * (channels * gates + 3 * 2 * channels),
         inputs=places * 2 * channels,
         outputs=places * 2 * channels,
-        parameters=channels * gates + 2 * gates,
-        biases=2 * places * gates,
+        parameters=channels * gates + 2 * gates * layer.lstm.bias,
+        biases=2 * places * gates * layer.lstm.bias,
     )
     count.layers += [inputs, hidden]

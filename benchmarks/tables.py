@@ -14,7 +14,13 @@ RESULTS = Path(__file__).parent / "results"
 ZOO = Path(__file__).parent.parent / "agents" / "zoo"
 PAGES = [
     Path(__file__).parent.parent / name
-    for name in ("README.md", "docs/neurons.md", "docs/recurrent.md", "docs/window.md")
+    for name in (
+        "README.md",
+        *(
+            f"docs/{page}.md"
+            for page in ("results", "results-images", "speed", "export", "neurons", "recurrent", "window")
+        ),
+    )
 ]
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -51,6 +57,41 @@ def reward(stage: dict[str, Any]) -> str:
     return f"{stage['reward_mean']:.1f} +- {stage['reward_std']:.1f}"
 
 
+GLANCE = {
+    "cartpole": "pixel CartPole",
+    "cartpole-hoyer-scratch": "the same, no ordinary network",
+    "cartpole-state": "CartPole from its state",
+    "pong": "Pong",
+    "pong-1frame": "Pong from one frame",
+    "pong-binary": "Pong in binary frames",
+    "breakout": "Breakout, for a short time",
+}
+"""Folders of results, and what the README calls them."""
+
+
+def glance() -> str:
+    """Return a row for every experiment: means over its seeds at T = 1."""
+    columns = ["game or images", "seeds", "ordinary network", "T = 1", "energy ratio", "spikes per neuron", "minutes"]
+    rows = []
+    for folder, name in GLANCE.items():
+        summaries = seeds(folder)
+        first = [stages(summary)["ann"]["reward_mean"] for summary in summaries if "ann" in stages(summary)]
+        last = [stages(summary)["T1"] for summary in summaries]
+        figures = [f"{fmean(first):.1f}" if first else "-", f"{fmean(stage['reward_mean'] for stage in last):.1f}"]
+        figures += [f"{fmean(stage['energy_ratio'] for stage in last):.2f}", spikes(*last)]
+        rows.append([name, str(len(summaries)), *figures, f"{fmean(summary['minutes'] for summary in summaries):.0f}"])
+    summary = json.loads((RESULTS / "images" / "vgg6_full_width.json").read_text())
+    first, last = stages(summary)["ann"], stages(summary)["T1"]
+    figures = [f"{stage['accuracy']:.2%}" for stage in (first, last)] + [f"{last['energy_ratio']:.2f}", spikes(last)]
+    rows.append(["CIFAR-10, VGG6", "1", *figures, f"{summary['minutes']:.0f}"])
+    return table(columns, rows)
+
+
+def spikes(*found: dict[str, Any]) -> str:
+    """Return spikes per neuron and decision, the mean over the layers of some stages."""
+    return f"{fmean(rate for stage in found for rate in stage['spike_rate'].values()):.2f}"
+
+
 def runs(recipe: str) -> str:
     """Return a row for every seed: reward by stage, then energy, spikes and time."""
     summaries = seeds(recipe)
@@ -61,8 +102,7 @@ def runs(recipe: str) -> str:
     for summary in summaries:
         found = stages(summary)
         last = found["T1"]
-        rate = sum(last["spike_rate"].values()) / len(last["spike_rate"])
-        figures = [f"{last['energy_ratio']:.2f}", f"{rate:.2f}", f"{summary['minutes']:.1f}"]
+        figures = [f"{last['energy_ratio']:.2f}", spikes(last), f"{summary['minutes']:.1f}"]
         rows.append([str(summary["seed"]), *(reward(found[name]) for name in names), *figures])
     return table(columns, rows)
 
@@ -226,9 +266,7 @@ def shipped() -> str:
     for card in sorted(ZOO.glob("*/summary.json")):
         for stage in json.loads(card.read_text())["stages"]:
             also = [reward(other) for other in stage.get("also", [])] or ["-", "-"]
-            rates = list(stage["spike_rate"].values())
-            rate = f"{sum(rates) / len(rates):.2f}" if rates else "-"
-            figures = [f"{stage['energy_ratio']:.2f}", rate]
+            figures = [f"{stage['energy_ratio']:.2f}", spikes(stage) if stage["spike_rate"] else "-"]
             name, distinct = f"{card.parent.name}/{stage['name']}", str(stage["distinct_episodes"])
             rows.append([name, reward(stage), distinct, *also, *figures])
     columns = ["agent", "greedy", "different games", "epsilon 0.01", "protocol v5", "energy ratio", "spikes per neuron"]
@@ -266,8 +304,7 @@ def hoyer_scratch() -> str:
     rows = []
     for summary in seeds("cartpole-hoyer-scratch"):
         (stage,) = summary["stages"]
-        rate = sum(stage["spike_rate"].values()) / len(stage["spike_rate"])
-        figures = [f"{stage['energy_ratio']:.2f}", f"{rate:.2f}", f"{summary['minutes']:.1f}"]
+        figures = [f"{stage['energy_ratio']:.2f}", spikes(stage), f"{summary['minutes']:.1f}"]
         rows.append([str(summary["seed"]), reward(stage), *figures])
     return table(columns, rows)
 
@@ -329,6 +366,7 @@ def mean(values: Iterable[str]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "glance": glance,
     "hoyer-scratch": hoyer_scratch,
     "neurons-cartpole": lambda: neurons("cartpole"),
     "neurons-pong": lambda: neurons("pong"),

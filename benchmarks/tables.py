@@ -260,6 +260,29 @@ def image_tables(*names: str) -> str:
     return table(columns, rows)
 
 
+CHAINS = {
+    "vgg6_full_width": "VGG6, full width",
+    "chain_vgg16": "VGG16, a quarter, two passing epochs",
+    # "chain_vgg16_longer": "VGG16, a quarter, eight passing epochs",
+    "chain_resnet20": "ResNet20, a quarter, two passing epochs",
+    # "chain_resnet20_longer": "ResNet20, a quarter, eight passing epochs",
+}
+"""Files of longer runs on images, and what the page calls them."""
+
+
+def image_chains() -> str:
+    """Return a row for every stage of the longer runs, and whether it met its gate."""
+    columns = ["network", "stage", "epochs", "test images, %", "gate", "spikes per neuron", "energy ratio", "minutes"]
+    rows = []
+    for file, name in CHAINS.items():
+        for stage in json.loads((RESULTS / "images" / f"{file}.json").read_text())["stages"]:
+            gate = "-" if stage["T"] is None else "met" if stage["gate_passed"] else "missed"
+            figures = [f"{100 * stage['accuracy']:.2f}", gate, spikes(stage) if stage["spike_rate"] else "-"]
+            figures += [f"{stage['energy_ratio']:.2f}", f"{stage['minutes']:.0f}"]
+            rows.append([name, stage["name"], str(len(stage["curve"])), *figures])
+    return table(columns, rows)
+
+
 def shipped() -> str:
     """Return a row for every shipped agent: reward in 30 games as its card tells, how many differ, energy, spikes."""
     rows = []
@@ -386,6 +409,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "images": lambda: image_tables("3", "4", "5", "pruning", "skip"),
     "images-neurons": lambda: image_tables("neurons", "hoyer"),
+    "image-chains": image_chains,
     "image-speed": image_speed,
     "shipped": shipped,
 }

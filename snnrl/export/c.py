@@ -150,7 +150,7 @@ def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     # a level that every sum reaches, or none
-    text = f"{float(np.clip(value, -LARGEST_FLOAT, LARGEST_FLOAT)):.9g}"
+    text = f"{min(max(value, -LARGEST_FLOAT), LARGEST_FLOAT):.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 

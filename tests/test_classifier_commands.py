@@ -26,6 +26,7 @@ from snnrl.energy import add_batches, count_operations, read_costs, tally
 from snnrl.envs.images import Normalization, read_images
 from snnrl.networks import SpikingNetwork, encode_by_rate, fill_slots, mlp
 
+pytestmark = pytest.mark.reports
 DATA = Path(__file__).parent / "data" / "cifar10"
 LITTLE = [
     *("--network.width", "0.125", "--network.hidden", "16", "--ann.epochs", "2", "--reduction.epochs", "2"),

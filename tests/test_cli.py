@@ -28,7 +28,7 @@ from snnrl.agents.spiking_dqn.config import Recipe
 from snnrl.agents.spiking_dqn.stages import Job
 from snnrl.checkpoint import read_archive
 from snnrl.cli import COMMANDS, main
-from snnrl.commands import overlay, running
+from snnrl.commands import overlay
 from snnrl.commands.train import check_disk
 from snnrl.config import read_recipe, recipe_names, recipe_values
 from snnrl.envs import PROTOCOLS, make
@@ -262,7 +262,9 @@ def test_lists(call: Call, place: Path, tiny: str, flag: list[str]) -> None:
 
 
 def test_an_agent_that_cannot_be_lowered(refused: Refused, place: Path, tiny: str) -> None:
-    assert "decides in 1 timesteps already, nothing is left to lower to" in refused("train", tiny, "--run", "new", "--from", place / "run")
+    assert "decides in 1 timesteps already, nothing is left to lower to" in refused(
+        "train", tiny, "--run", "new", "--from", place / "run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -604,8 +606,7 @@ def test_a_missed_gate_ends_with_3(call: Call, tiny: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "env" in recipe_values(name)[0]])
-def test_shipped_recipes_train(call: Call, tiny: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "draw", lambda *_: None)
+def test_shipped_recipes_train(call: Call, tiny: str, name: str) -> None:
     options = [
         "--schedule",
         "1",

@@ -19,6 +19,7 @@ from snnrl.commands.recipes import command_line
 from snnrl.config import read_recipe
 from snnrl.runs import RunFolder
 
+pytestmark = pytest.mark.reports
 SHORT = [
     *("--ann.steps", "300", "--ann.eval-every", "150", "--dqn.learning-starts", "50", "--network.net-arch", "16"),
     *("--reduction.batches", "60", "--reduction.frames", "64", "--reduction.own-frames", "32"),

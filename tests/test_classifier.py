@@ -21,6 +21,7 @@ from snnrl.config import read_recipe
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
 from snnrl.networks import calibrating, neurons_of
+from snnrl.neurons import compiled, passes
 from snnrl.pipeline import STOP, StageFolder
 from snnrl.runs import RunFolder
 
@@ -142,6 +143,18 @@ def test_stopped_and_resumed_it_is_the_same(kind: str, stop_at: int, images: Ima
     assert not torch.equal(
         whole["features.conv1.weights.weight"], little().body.state_dict()["features.conv1.weights.weight"]
     )
+
+
+def test_scans_are_compiled_if_asked_for(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trained(images, tmp_path / "plain", "lif")
+    calls: list[int] = []
+    monkeypatch.setattr(compiled, "scan", lambda *given: calls.append(1) or passes.scan(*given))
+    monkeypatch.setattr(compiled, "gradients", lambda *given: calls.append(-1) or passes.gradients(*given))
+    monkeypatch.setitem(SETTINGS, "lif", SETTINGS["lif"].model_copy(update={"compile": True}))
+    same = trained(images, tmp_path / "compiled", "lif")
+    assert all(torch.equal(value, same[name]) for name, value in plain.items())
+    # 2 epochs of 3 batches, 4 layers, forward and backward
+    assert (len(calls), sum(calls)) == (2 * 3 * 4 * 2, 0)
 
 
 @pytest.mark.parametrize(

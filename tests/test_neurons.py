@@ -20,11 +20,13 @@ from snnrl.neurons import (
     FixedHoyer,
     Hoyer,
     SpikeCount,
+    compiled,
     fire,
     lif_scan,
     linear_surrogate,
     sum_over_time,
 )
+from snnrl.neurons.compiled import compiled_scans
 from snnrl.neurons.lif import SMALLEST_THRESHOLD
 from snnrl.neurons.neuron import positive_percentile
 
@@ -299,6 +301,40 @@ def test_memory_layout_does_not_matter(layout: str, steps: int, carry: bool) -> 
         found.append((spikes.detach(), base.grad, threshold.grad, leak_grad))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own compiler does
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_compiled_scans_do_the_same(layout: str) -> None:
+    torch.manual_seed(0)
+    for steps, given_steps, carry in ((2, 2, False), (2, 1, True)):
+        current = torch.randn(given_steps * 3, 4, 5, 6) + 0.5
+        grad = torch.randn(steps * 3, 4, 5, 6)
+        potential = torch.rand(3, 4, 5, 6) if carry else None
+        if layout == "channels last":
+            current = current.contiguous(memory_format=torch.channels_last)
+        current = current.unflatten(0, (given_steps, 3)).requires_grad_()
+        inputs = (current, torch.tensor(0.7, requires_grad=True), torch.tensor(0.9, requires_grad=True))
+        found = []
+        for wanted in (False, True):
+            with compiled_scans(wanted):
+                scan = lif_scan(*inputs, steps, potential, keep_potential=True)
+            gradients = torch.autograd.grad(scan.spikes, inputs, grad.unflatten(0, (steps, 3)))
+            found.append((*scan, *gradients))
+        for passed, kernel in zip(*found, strict=True):
+            torch.testing.assert_close(kernel, passed)
+        assert torch.equal(found[0][0], found[1][0])
+        assert found[0][0].stride() == found[1][0].stride()
+        assert set(found[1][0].unique().tolist()) == {0.0, 1.0}
+
+
+def test_what_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Callable[..., Any]:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(compiled, "_kernel", fail)
+    with pytest.raises(UserError, match=r"^neurons cannot be compiled for cpu here \(no compiler\): leave compile off"):
+        compiled.check_compiles(torch.device("cpu"))
 
 
 def test_float32_parameters_serve_other_precisions() -> None:

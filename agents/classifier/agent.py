@@ -42,14 +42,19 @@ class Description(Settings):
     """Timesteps per decision; None: the ordinary network."""
 
 
+def chosen_device(device: str | torch.device) -> torch.device:
+    """Return the device; auto: a GPU if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
 class Classifier:
     """Its ``network`` takes normalised images ``(B, C, H, W)`` to logits ``(B, classes)``."""
 
     def __init__(self, description: Description, device: str | torch.device = "auto") -> None:
         self.description = description
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         body = classifier(
             description.kind,
             description.image_shape,

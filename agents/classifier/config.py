@@ -46,6 +46,8 @@ class Training(Settings):
     """Weight in the loss of a spiking network of the spikes per neuron and decision, the mean over layers."""
     hoyer_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the Hoyer measures of a batch of 128, summed over layers of hoyer neurons (arXiv 2212.10170: 1e-8)."""
+    compile: bool = False
+    """Run the timesteps of lif and if neurons as one kernel that torch.compile makes, at several timesteps."""
     checkpoint_every: Positive = 200
     """Batches between checkpoints."""
 

@@ -17,6 +17,7 @@ from snnrl.agents.classifier.evaluate import predictions
 from snnrl.checkpoint import flatten_optimizer, restore_optimizer
 from snnrl.envs.images import Batch, ImageSet, TrainingBatches
 from snnrl.networks import Pruned, constrain, penalized
+from snnrl.neurons.compiled import compiled_scans
 from snnrl.pipeline import STOP, StageFolder
 from snnrl.precision import mixed_precision
 
@@ -135,7 +136,7 @@ class Epochs:
         network, settings = self.classifier.network, self.settings
         share = share_of_rate(settings, self.epoch, self.batch / len(self.batches))
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * share
-        with penalized(network, settings) as penalty, self._mixed_precision():
+        with penalized(network, settings) as penalty, self._mixed_precision(), compiled_scans(settings.compile):
             logits = self.replica(batch.images)
         loss = functional.cross_entropy(logits.float(), batch.labels)
         if isinstance(settings, Reduction) and self.teacher is not None and settings.distillation:

@@ -9,6 +9,7 @@ import tyro
 
 from snnrl import processes
 from snnrl.agents.classifier import Classifier
+from snnrl.agents.classifier.agent import chosen_device
 from snnrl.agents.classifier.config import ImageRecipe
 from snnrl.agents.classifier.followers import follow
 from snnrl.agents.classifier.library import check_fit
@@ -30,6 +31,7 @@ from snnrl.display import Display, print_json
 from snnrl.envs.images import ImageSet, read_images
 from snnrl.errors import UserError
 from snnrl.networks import classifier
+from snnrl.neurons.compiled import check_compiles
 from snnrl.runs import RunFolder
 
 
@@ -104,6 +106,8 @@ def train_run(
     check_beginning(recipe.network.kind, recipe.neuron, scratch, start)
     given = None if thresholds_of is None else Classifier.load(thresholds_of, recipe.device)
     check(start, images, recipe, scratch)
+    if recipe.ann.compile or recipe.reduction.compile:
+        check_compiles(chosen_device(recipe.device))
     if given is not None:
         check_given(given, recipe, scratch or (start is not None and start.T is not None))
     config = {

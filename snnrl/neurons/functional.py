@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from snnrl.neurons import compiled, passes
+from snnrl.neurons.passes import inner
 from snnrl.neurons.surrogate import GAMMA, through_triangle
 
 
@@ -79,7 +81,7 @@ class _Fire(torch.autograd.Function):
         grad_current = through_triangle(grad, current, v).mul_(ctx.gamma / v)
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            grad_threshold = (_inner(grad_current, current) / -v).to(threshold.dtype)
+            grad_threshold = (inner(grad_current, current) / -v).to(threshold.dtype)
         return grad_current, grad_threshold, None
 
 
@@ -101,18 +103,11 @@ class _LIFScan(torch.autograd.Function):
         gamma: float,
         keep_potential: bool,
     ) -> Any:
-        v, decay = float(threshold.to(current.dtype)), float(leak.to(current.dtype))
-        # one buffer for U_t and then M_t, which stays in the cache; the memory format is that of the current
-        membrane, before = torch.empty_like(current[0]), potential
-        spikes = _repeated(membrane, steps)
-        for t, (now, spike) in enumerate(zip(current.expand_as(spikes), spikes, strict=True), 1):
-            integrated = _integrate(now, before, decay, out=membrane)
-            torch.gt(integrated, v, out=spike)
-            if t < steps or keep_potential:
-                before = torch.sub(integrated, spike, alpha=v, out=membrane)
+        way = compiled if compiled.enabled() else passes
+        v, decay = threshold.to(current), leak.to(current)
+        spikes, last = way.scan(current, potential, v, decay, steps, keep_potential)
         ctx.save_for_backward(current, threshold, leak, potential)
-        ctx.scalars = (v, decay, gamma)
-        last = membrane if keep_potential else None
+        ctx.way, ctx.gamma = way, gamma
         if last is not None:
             ctx.mark_non_differentiable(last)
         return spikes, last
@@ -126,42 +121,11 @@ class _LIFScan(torch.autograd.Function):
         threshold * dL/dthreshold = -sum_t d_t I_t - leak * d_1 M_0.
         """
         current, threshold, leak, potential = ctx.saved_tensors
-        v, decay, gamma = ctx.scalars
-        row, steps = torch.empty_like(current[0]), len(grad_spikes)
-        d = _repeated(row, steps)  # holds U_t, then d_t without the surrogate's height, a factor left to the end
-        membranes = _repeated(row, steps - 1)
-        integrated, before = [], potential
-        for t, now in enumerate(current.expand_as(d)):
-            integrated.append(_integrate(now, before, decay, out=d[t]))
-            if t < steps - 1:
-                spike = torch.gt(integrated[t], v, out=membranes[t])
-                before = torch.sub(integrated[t], spike, alpha=v, out=membranes[t])
-        grad_leak = torch.zeros((), device=d.device, dtype=torch.promote_types(d.dtype, torch.float32))
-        for t in reversed(range(steps)):
-            through_triangle(grad_spikes[t], integrated[t], v, out=d[t])
-            if t < steps - 1:
-                d[t].add_(d[t + 1], alpha=decay)
-            if t > 0:
-                grad_leak += _inner(d[t], membranes[t - 1])
-        grad_current = d if len(current) > 1 else _sum_over_time(d)
-        minus_grad_v = _inner(grad_current, current)
-        if potential is not None:
-            carried = _inner(d[0], potential)
-            grad_leak += carried
-            minus_grad_v = minus_grad_v + decay * carried
-        height = gamma / v
-        grad_v = (minus_grad_v * (-height / v)).to(threshold.dtype)
-        return grad_current.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 4
-
-
-def _repeated(row: Tensor, steps: int) -> Tensor:
-    """Return an empty tensor of so many rows, each in the memory format of ``row``."""
-    return row.new_empty_strided((steps, *row.shape), (row.numel(), *row.stride()))
-
-
-def _integrate(now: Tensor, before: Tensor | None, decay: float, *, out: Tensor) -> Tensor:
-    """Return U_t = leak * M_{t-1} + I_t, written to ``out``; without M_{t-1} it is I_t itself."""
-    return now if before is None else torch.add(now, before, alpha=decay, out=out)
+        v, decay = threshold.to(current), leak.to(current)
+        d, grad_leak, minus_grad_v = ctx.way.gradients(grad_spikes, current, potential, v, decay)
+        height = ctx.gamma / float(v)  # of the surrogate, a factor left to the end
+        grad_v = (minus_grad_v * (-height / float(v))).to(threshold.dtype)
+        return d.mul_(height), grad_v, (grad_leak * height).to(leak.dtype), *[None] * 4
 
 
 def sum_rows(rows: Tensor) -> Tensor:
@@ -169,25 +133,3 @@ def sum_rows(rows: Tensor) -> Tensor:
     # into the memory format of a row: ten times as fast as into another one
     total = torch.empty_like(rows[0], dtype=torch.float32, requires_grad=False)
     return torch.sum(rows.detach(), 0, dtype=torch.float32, out=total)
-
-
-def _sum_over_time(a: Tensor) -> Tensor:
-    """Sum over the leading axis, kept as one entry: several times as fast as torch's reduction over it."""
-    total = a[:1].clone()
-    for later in a[1:]:
-        total[0].add_(later)
-    return total
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the elementwise product, accumulated in at least float32; ``a`` is dense."""
-    if a.stride() != b.stride() and any(
-        n > 1 for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if i != j
-    ):
-        return torch.sum(a * b, dtype=torch.promote_types(a.dtype, torch.float32))
-    # both are dense: their entries in the order of memory, whatever the memory format, are views, never copies
-    flat_a, flat_b = (x.as_strided((x.numel(),), (1,)) for x in (a, b))
-    if a.dtype in (torch.float32, torch.float64):
-        return torch.dot(flat_a, flat_b)
-    # each row is summed in float32 as well, and only then rounded
-    return (flat_a * flat_b).view(a.shape[:2].numel(), -1).sum(1).sum(dtype=torch.float32)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from snnrl.allocation import keep_freed_memory
 from snnrl.networks import SpikingNetwork, calibrating, classifier, fill_slots, neurons_of
+from snnrl.neurons.compiled import compiled_scans
 from snnrl.precision import multiplies_in_bf16
 
 NETWORKS = ("vgg6", "vgg16")
@@ -30,16 +32,18 @@ STEPS = 5
 LEAK = 0.9
 DROPOUT = 0.2
 PEERS = ("spikingjelly", "snntorch")
+OURS = {"snnrl": "training step", "compiled": "training step, neurons compiled"}
+"""Ours, and what is measured of it."""
 
 Contestant = tuple[str, int, bool]
-"""``ordinary``, ``products``, ``snnrl`` or a peer; its timesteps; and whether its products are in bfloat16."""
+"""``ordinary``, ``products``, a peer, or one of ours; its timesteps; and whether its products are in bfloat16."""
 
 PRECISIONS = (False, True) if multiplies_in_bf16(torch.device("cpu")) else (False,)
 
 CONTESTANTS: dict[int, tuple[Contestant, ...]] = {
     1: tuple((name, 1, mixed) for name in ("ordinary", "snnrl") for mixed in PRECISIONS),
     STEPS: (
-        *(("snnrl", STEPS, mixed) for mixed in PRECISIONS),
+        *((name, STEPS, mixed) for name in OURS for mixed in PRECISIONS),
         *((other, STEPS, False) for other in ("products", *PEERS)),
     ),
 }
@@ -163,7 +167,7 @@ def build(kind: str, variant: Variant, images: Tensor) -> nn.Module:
         nn.init.constant_(neuron.get_parameter("leak"), LEAK)
     with torch.no_grad(), calibrating(network, 90):
         network.eval()(images[:8])
-    if variant.name == "snnrl":
+    if variant.name in OURS:
         return network.train()
     thresholds = {name: neuron.spike_value for name, neuron in neurons_of(body).items()}
     return {"spikingjelly": SpikingJelly, "snntorch": SnnTorch}[variant.name](ordinary, thresholds, variant.steps)
@@ -179,7 +183,8 @@ def prepare(kind: str, variant: Variant) -> Callable[[int], None]:
     def step(batch: int) -> None:
         for parameter in network.parameters():
             parameter.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=variant.mixed):
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=variant.mixed)
+        with mixed, compiled_scans(variant.name == "compiled"):
             logits = network(images[:batch])
         cross_entropy(logits.float(), labels[:batch]).backward()
 
@@ -224,10 +229,9 @@ def training_steps(rows: Rows, kind: str, T: int, rounds: int) -> None:
     if T == 1:
         pairs = [(("snnrl", 1, mixed), ("ordinary", 1, mixed)) for mixed in PRECISIONS]
     else:
-        ours: list[Contestant] = [*(("snnrl", T, mixed) for mixed in PRECISIONS), ("products", T, False)]
-        pairs = [(one, (peer, T, False)) for one in ours for peer in PEERS]
+        pairs = [(one, (peer, T, False)) for one in found if one[0] not in PEERS for peer in PEERS]
     for one, other in pairs:
-        what = "products and pooling of a training step" if one[0] == "products" else "training step"
+        what = OURS.get(one[0], "products and pooling of a training step")
         name = f"{kind}, {what}, T={T}, {precision(one)} against {precision(other)}"
         (times, how), (peer_times, peer_how) = found[one], found[other]
         clock, peer_clock = (statistics.median(timing.clock for timing in part) for part in (times, peer_times))
@@ -265,7 +269,7 @@ def memory(rows: Rows, kind: str, threads: int, processes: int) -> None:
     """Measure peak memory of a step in fresh processes: the median of each memory format, then the least."""
     context = multiprocessing.get_context("spawn")
     least: dict[str, tuple[float, str]] = {}
-    for name in ("snnrl", *PEERS):
+    for name in (*OURS, *PEERS):
         for variant in variants(name, STEPS, mixed=False):
             peaks = []
             for _ in range(processes):
@@ -273,9 +277,9 @@ def memory(rows: Rows, kind: str, threads: int, processes: int) -> None:
                     peaks.append(pool.submit(peak_memory, kind, variant, threads).result())
             found = (statistics.median(peaks), variant.describe())
             least[name] = min(least.get(name, found), found)
-    for peer in PEERS:
-        (value, how), (peer_value, peer_how) = least["snnrl"], least[peer]
-        name = f"{kind}, peak memory of a training step, T={STEPS}, fp32"
+    for (ours, what), peer in product(OURS.items(), PEERS):
+        (value, how), (peer_value, peer_how) = least[ours], least[peer]
+        name = f"{kind}, peak memory of a {what}, T={STEPS}, fp32"
         rows.add(name, value, "MiB", label(peer), peer_value, how=how, peer_how=peer_how)
 
 

@@ -217,8 +217,8 @@ def speed() -> str:
 
 
 IMAGE_AIMS = (
-    (", training step, T=5, fp32 against fp32", "spikingjelly", 0.8),
-    (", training step, T=5, fp32 against fp32", "snntorch", 0.8),
+    (", training step, T=5, fp32 against fp32", "", 0.8),
+    (", training step, neurons compiled, T=5, fp32 against fp32", "", 0.8),
     ("T=5, bf16 against fp32", "", 0.5),
     ("T=1, fp32 against fp32", "ReLU", 1.0),
     ("memory", "", 0.67),

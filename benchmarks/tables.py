@@ -263,9 +263,9 @@ def image_tables(*names: str) -> str:
 CHAINS = {
     "vgg6_full_width": "VGG6, full width",
     "chain_vgg16": "VGG16, a quarter, two passing epochs",
-    # "chain_vgg16_longer": "VGG16, a quarter, eight passing epochs",
+    "chain_vgg16_longer": "VGG16, a quarter, eight passing epochs",
+    "chain_vgg16_direct": "VGG16, a quarter, straight to T = 1",
     "chain_resnet20": "ResNet20, a quarter, two passing epochs",
-    # "chain_resnet20_longer": "ResNet20, a quarter, eight passing epochs",
 }
 """Files of longer runs on images, and what the page calls them."""
 
@@ -279,7 +279,8 @@ def image_chains() -> str:
             gate = "-" if stage["T"] is None else "met" if stage["gate_passed"] else "missed"
             figures = [f"{100 * stage['accuracy']:.2f}", gate, spikes(stage) if stage["spike_rate"] else "-"]
             figures += [f"{stage['energy_ratio']:.2f}", f"{stage['minutes']:.0f}"]
-            rows.append([name, stage["name"], str(len(stage["curve"])), *figures])
+            epochs = str(len(stage["curve"])) if "curve" in stage else "-"
+            rows.append([name, stage["name"], epochs, *figures])
     return table(columns, rows)
 
 

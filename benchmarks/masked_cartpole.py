@@ -5,6 +5,7 @@ Writes ``results/cartpole-masked/scores.csv`` and ``curve.csv``, other seeds' ro
 
 import argparse
 import csv
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,11 @@ from snnrl.tables import to_csv
 
 RESULTS = Path(__file__).parent / "results" / "cartpole-masked"
 NETWORKS = {"spiking": 1, "ordinary": None}
+LAYERS: dict[str, dict[str, Any]] = {
+    "64, LSTM 64": {"policy_kwargs": {"net_arch": [64, 64]}},
+    "LSTM 64": {"policy_kwargs": {"net_arch": [64]}, "reward_scale": 0.1},
+}
+"""Hidden layers, and rewards that bring Q-values to what a sum of spikes reaches soon."""
 ENVS = 8
 EVALUATE_EVERY = 2_000
 """Environment steps between plays of 20 greedy episodes; the network that did best in them plays the reported 100."""
@@ -43,7 +49,7 @@ def envs(seed: int, count: int = ENVS) -> VecEnv:
     return make_vec_env(masked, count, seed)
 
 
-def build(network: str, seed: int) -> RecurrentDQN:
+def build(network: str, layers: str, seed: int) -> RecurrentDQN:
     """Return an untrained agent."""
     return RecurrentDQN(
         "MlpPolicy",
@@ -57,16 +63,16 @@ def build(network: str, seed: int) -> RecurrentDQN:
         gradient_steps=4,
         target_update_interval=800,
         exploration_fraction=0.5,
-        policy_kwargs={"net_arch": [64, 64]},
         replay_buffer_kwargs={"length": 15, "burn_in": 5, "n_steps": 3},
         seed=seed,
         device="cpu",
+        **LAYERS[layers],
     )
 
 
-def trained(network: str, seed: int, steps: int) -> tuple[Row, list[Row]]:
+def trained(network: str, layers: str, seed: int, steps: int) -> tuple[Row, list[Row]]:
     """Train, and return the scores of the best network and the learning curve."""
-    began, agent = time.monotonic(), build(network, seed)
+    began, agent = time.monotonic(), build(network, layers, seed)
     with tempfile.TemporaryDirectory() as folder:
         gate = EvalCallback(
             envs(100_000 + 20 * seed, 20),
@@ -78,7 +84,7 @@ def trained(network: str, seed: int, steps: int) -> tuple[Row, list[Row]]:
         )
         agent.learn(steps, gate)
         curve = [
-            {"network": network, "seed": seed, "steps": int(at), "reward": float(np.mean(rewards))}
+            {"network": network, "layers": layers, "seed": seed, "steps": int(at), "reward": float(np.mean(rewards))}
             for at, rewards in zip(gate.evaluations_timesteps, gate.evaluations_results, strict=True)
         ]
         best = RecurrentDQN.load(Path(folder) / "best_model.zip", device="cpu")
@@ -86,13 +92,14 @@ def trained(network: str, seed: int, steps: int) -> tuple[Row, list[Row]]:
         rewards, _ = evaluate_policy(best, envs(200_000 + 20 * seed, 20), 100, return_episode_rewards=True)
     return {
         "network": network,
+        "layers": layers,
         "seed": seed,
         "steps": steps,
         "best_at": max(curve, key=lambda row: row["reward"])["steps"],
         "reward": round(float(np.mean(rewards)), 2),
         "std": round(float(np.std(rewards)), 2),
         **{
-            f"spikes_{layer}": round(seen.spike_rate[layer], 3) if seen.spike_rate else None
+            f"spikes_{layer}": round(seen.spike_rate[layer], 3) if layer in seen.spike_rate else None
             for layer in ("fc1", "lstm")
         },
         "parameters": sum(parameter.numel() for parameter in best.q_net.parameters()),
@@ -101,11 +108,13 @@ def trained(network: str, seed: int, steps: int) -> tuple[Row, list[Row]]:
 
 
 def keep(path: Path, rows: list[Row]) -> None:
-    """Write rows in place of those of the same network and seed."""
-    new = {(row["network"], str(row["seed"])) for row in rows}
+    """Write rows in place of those of the same network, layers and seed."""
+    new = {(row["network"], row["layers"], str(row["seed"])) for row in rows}
     old: list[Row] = list(csv.DictReader(path.open())) if path.exists() else []
-    kept = [row for row in old if (row["network"], row["seed"]) not in new]
-    everything = sorted([*kept, *rows], key=lambda row: (row["network"], int(row["seed"]), int(row["steps"])))
+    kept = [row for row in old if (row["network"], row["layers"], row["seed"]) not in new]
+    everything = sorted(
+        [*kept, *rows], key=lambda row: (-len(row["layers"]), row["network"], int(row["seed"]), int(row["steps"]))
+    )
     write_atomically(path, to_csv([*rows[0]], [row.values() for row in everything]).encode())
 
 
@@ -113,20 +122,21 @@ def main() -> None:
     """Train everything, one after the other."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    options.add_argument("--layers", nargs="+", choices=LAYERS, default=[*LAYERS])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--steps", type=int, default=30_000, help="environment steps of each")
     given = options.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    print("network   seed  reward        best at  spikes fc1, lstm  minutes")
-    for seed in given.seeds:
-        for network in given.networks:
-            row, curve = trained(network, seed, given.steps)
-            keep(RESULTS / "scores.csv", [row])
-            keep(RESULTS / "curve.csv", curve)
-            spikes = "" if row["spikes_lstm"] is None else f"{row['spikes_fc1']:.2f}, {row['spikes_lstm']:.2f}"
-            reward = f"{row['reward']:.1f} +- {row['std']:.1f}"
-            print(f"{network:9} {seed:4}  {reward:13} {row['best_at']:7}  {spikes:16}  {row['minutes']}", flush=True)
+    print("layers       network   seed  reward          best at  spikes fc1, lstm  minutes")
+    for layers, seed, network in itertools.product(given.layers, given.seeds, given.networks):
+        row, curve = trained(network, layers, seed, given.steps)
+        keep(RESULTS / "scores.csv", [row])
+        keep(RESULTS / "curve.csv", curve)
+        reward = f"{row['reward']:.1f} +- {row['std']:.1f}"
+        spikes = f"{row['spikes_fc1'] or '-'}, {row['spikes_lstm'] or '-'}"
+        said = f"{layers:12} {network:9} {seed:4}  {reward:14} {row['best_at']:8}  {spikes:16}  {row['minutes']}"
+        print(said, flush=True)
 
 
 if __name__ == "__main__":

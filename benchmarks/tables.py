@@ -345,38 +345,43 @@ def windows() -> str:
     return table(columns, rows)
 
 
-def neurons(recipe: str) -> str:
-    """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds.
-
-    The interval is that of the mean, from seeds drawn with replacement.
-    """
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    with (RESULTS / recipe / "neurons.csv").open() as file:
+def kinds(path: Path, *names: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """Return the rows of a CSV, those with the same words under these names together."""
+    found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    with path.open() as file:
         for row in csv.DictReader(file):
-            found.setdefault((row["way"], row["neuron"]), []).append(row)
+            found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
+
+
+def by_seed(rows: list[dict[str, str]]) -> list[str]:
+    """Return the rewards of all seeds, and their mean with its interval, from seeds drawn with replacement."""
+    rewards = [float(row["reward"]) for row in rows]
+    estimate = mean_estimate(rewards)
+    interval = f"{estimate.value:.1f} ({estimate.low:.0f} to {estimate.high:.0f})" if len(rewards) > 1 else "-"
+    return [", ".join(f"{reward:.1f}" for reward in rewards), interval]
+
+
+def neurons(recipe: str) -> str:
+    """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds."""
     columns = ["way", "neurons", "reward by seed", "mean (95 %)"]
     columns += ["energy ratio", "with memory", "spikes per neuron", "minutes"]
-    rows = []
-    for (way, kind), of_seeds in found.items():
-        rewards = [float(row["reward"]) for row in of_seeds]
-        by_seed = ", ".join(f"{reward:.1f}" for reward in rewards)
-        estimate = mean_estimate(rewards)
-        interval = f"{estimate.value:.1f} ({estimate.low:.0f} to {estimate.high:.0f})" if len(rewards) > 1 else "-"
-        rows.append([way, kind, by_seed, interval, *(mean(row[name] for row in of_seeds) for name in MEANS)])
+    rows = [
+        [*kind, *by_seed(of_seeds), *(mean(row[name] for row in of_seeds) for name in MEANS)]
+        for kind, of_seeds in kinds(RESULTS / recipe / "neurons.csv", "way", "neuron").items()
+    ]
     return table(columns, rows)
 
 
 def masked() -> str:
-    """Return a row for every network with memory on masked CartPole."""
-    columns = ["network", "seed", "reward", "best after steps", "spikes per neuron: fc1, LSTM", "parameters", "minutes"]
+    """Return a row for every network with memory on masked CartPole: reward seed by seed, then means over seeds."""
+    columns = ["hidden layers", "network", "reward by seed", "mean (95 %)"]
+    columns += ["spikes per neuron: fc1, LSTM", "parameters", "minutes"]
     rows = []
-    with (RESULTS / "cartpole-masked" / "scores.csv").open() as file:
-        for row in csv.DictReader(file):
-            spikes = f"{float(row['spikes_fc1']):.2f}, {float(row['spikes_lstm']):.2f}" if row["spikes_lstm"] else "-"
-            reward = f"{float(row['reward']):.1f} +- {float(row['std']):.1f}"
-            rows.append(
-                [row["network"], row["seed"], reward, row["best_at"], spikes, row["parameters"], row["minutes"]]
-            )
+    for kind, of_seeds in kinds(RESULTS / "cartpole-masked" / "scores.csv", "layers", "network").items():
+        spikes = ", ".join(mean(row[f"spikes_{layer}"] for row in of_seeds) for layer in ("fc1", "lstm"))
+        minutes = mean(row["minutes"] for row in of_seeds)
+        rows.append([*kind, *by_seed(of_seeds), spikes, of_seeds[0]["parameters"], minutes])
     return table(columns, rows)
 
 

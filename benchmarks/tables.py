@@ -362,6 +362,17 @@ def by_seed(rows: list[dict[str, str]]) -> list[str]:
     return [", ".join(f"{reward:.1f}" for reward in rewards), interval]
 
 
+def window_binary() -> str:
+    """Return a row for every network of windows that was tested with maps above a half, and drawn by chance."""
+    columns = ["run", "half, %", "by chance, %"]
+    with (RESULTS / "images" / "window_binary.csv").open() as file:
+        rows = [
+            [row["run"], row["half"], f"{row['bernoulli']} ({row['lowest']} to {row['highest']})"]
+            for row in csv.DictReader(file)
+        ]
+    return table(columns, rows)
+
+
 def neurons(recipe: str) -> str:
     """Return a row for every way of training and kind of neuron: reward seed by seed, then means over seeds."""
     columns = ["way", "neurons", "reward by seed", "mean (95 %)"]
@@ -414,6 +425,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "convert": foreign,
     "speed": speed,
     "images": lambda: image_tables("3", "4", "5", "pruning", "skip"),
+    "images-windows": lambda: image_tables("window"),
+    "window-binary": window_binary,
     "images-neurons": lambda: image_tables("neurons", "hoyer"),
     "image-chains": image_chains,
     "image-speed": image_speed,

@@ -252,14 +252,6 @@ def test_mistakes_are_told_in_one_line(kwargs, message):
     assert "\n" not in str(caught.value)
 
 
-@BOTH
-def test_by_default_the_lstm_reads_the_observations(T):
-    layers = dict(recurrent_agent(T, policy_kwargs={}).q_net.q_net.named_children())
-    assert [*layers] == ["lstm", "head"]
-    assert layers["lstm"].lstm.input_size == VECTOR.shape[0]
-    assert layers["head"].in_features == 64
-
-
 def test_a_state_of_other_episodes_is_refused():
     agent = recurrent_agent()
     observations = np.stack([agent.observation_space.sample()] * 3)

@@ -65,7 +65,7 @@ class RecurrentQNetwork(SpikingQNetwork):
 
 
 class RecurrentPolicy(SpikingDQNPolicy):
-    """SB3's DQN policy around a :class:`RecurrentQNetwork`; the last width in ``net_arch`` ([64]) is the LSTM's.
+    """SB3's DQN policy around a :class:`RecurrentQNetwork`; the last width in ``net_arch`` is the LSTM's.
 
     ``predict`` takes the state and returns it, as with other recurrent policies of SB3.
 
@@ -92,7 +92,7 @@ class RecurrentPolicy(SpikingDQNPolicy):
         _check_steps(T)
         if dueling or carry:
             raise UserError("a recurrent network has one head and always passes its state on: no dueling, no carry")
-        net_arch = [64] if net_arch is None else net_arch
+        net_arch = [64, 64] if net_arch is None else net_arch
         if not net_arch:
             raise UserError("net_arch is empty: its last width is the LSTM's, give one such as [64]")
         super().__init__(observation_space, action_space, lr_schedule, net_arch, T=T, **kwargs)
